@@ -1,0 +1,68 @@
+// Argument checks, raised before any work and on symbolic sizes. hanops/checks.py says the same in the same words.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <string>
+
+namespace hanops {
+
+inline std::string dtype_name(const at::Tensor& t) { return c10::str("torch.", c10::getDtypeNames(t.scalar_type()).first); }
+
+// The rows `x` (called `name` in messages), the reflectors u and the biases b of one stack, or of one per group.
+inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u, const std::optional<at::Tensor>& b) {
+  const auto dtype = x.scalar_type();
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
+                   "han_stack: ", name, " must be float64, float32, bfloat16 or float16, got ", dtype_name(x));
+  TORCH_CHECK_TYPE(u.scalar_type() == dtype || u.scalar_type() == at::kFloat, "han_stack: u must have the dtype of ",
+                   name, " (", dtype_name(x), ") or torch.float32, got ", dtype_name(u));
+  TORCH_CHECK_VALUE(u.dim() == 2 || u.dim() == 3,
+                    "han_stack: u must have shape (layers, features) or (groups, layers, features), got ",
+                    u.sym_sizes());
+  TORCH_CHECK_VALUE(u.sym_size(-1) != 0, "han_stack: u must have at least 1 feature, got shape ", u.sym_sizes());
+  const int64_t least = u.dim() - 1;
+  TORCH_CHECK_VALUE(x.dim() >= least, "han_stack: ", name, " must have shape ",
+                    least == 1 ? "(..., features)" : "(groups, ..., features)", ", got ", x.sym_sizes());
+  TORCH_CHECK_VALUE(x.sym_size(-1) == u.sym_size(-1), "han_stack: the last axis of ", name, " must have u's ",
+                    u.sym_size(-1), " features, got shape ", x.sym_sizes());
+  if (u.dim() == 3) {
+    TORCH_CHECK_VALUE(x.sym_size(0) == u.sym_size(0), "han_stack: the first axis of ", name, " must have u's ",
+                      u.sym_size(0), " groups, got shape ", x.sym_sizes());
+  }
+  TORCH_CHECK_VALUE(u.device() == x.device(), "han_stack: u must be on the device of ", name, " (", x.device(),
+                    "), got ", u.device());
+  if (b) {
+    TORCH_CHECK_TYPE(b->scalar_type() == u.scalar_type(), "han_stack: b must have the dtype of u (", dtype_name(u),
+                     "), got ", dtype_name(*b));
+    TORCH_CHECK_VALUE(b->sym_sizes() == u.sym_sizes(), "han_stack: b must have the shape of u (", u.sym_sizes(),
+                      "), got ", b->sym_sizes());
+    TORCH_CHECK_VALUE(b->device() == x.device(), "han_stack: b must be on the device of ", name, " (", x.device(),
+                      "), got ", b->device());
+  }
+}
+
+inline c10::SymInt layers_with_abs(const at::Tensor& u, bool final_abs) {
+  const c10::SymInt layers = u.sym_size(-2);
+  return final_abs || layers == 0 ? layers : layers - 1;
+}
+
+// What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device.
+inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
+                        const at::Tensor& u, bool final_abs, std::array<bool, 3> needs) {
+  TORCH_CHECK_VALUE(!needs[1] || y, "han_stack: y must be given where du is needed, got None");
+  if (y) {
+    TORCH_CHECK_VALUE(y->sym_sizes() == dy.sym_sizes() && y->scalar_type() == dy.scalar_type(),
+                      "han_stack: y must have the shape and dtype of dy (", dy.sym_sizes(), ", ", dtype_name(dy),
+                      "), got ", y->sym_sizes(), ", ", dtype_name(*y));
+  }
+  TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
+  c10::SymDimVector shape(dy.sym_sizes().begin(), dy.sym_sizes().end() - 1);
+  shape.push_back(layers_with_abs(u, final_abs));
+  shape.push_back((dy.sym_size(-1) + 7) / 8);
+  TORCH_CHECK_VALUE(signs.sym_sizes() == c10::SymIntArrayRef(shape), "han_stack: signs must have shape ",
+                    c10::SymIntArrayRef(shape), ", got ", signs.sym_sizes());
+}
+
+}  // namespace hanops

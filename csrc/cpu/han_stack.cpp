@@ -1,0 +1,228 @@
+// The CPU implementation of the ops: tensors in, row tasks for torch's threads, partial sums in a fixed order.
+#include "han_stack.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+
+#include "kernels.h"
+
+namespace hanops::cpu {
+namespace {
+
+using at::Tensor;
+
+// Element-layers below which a second thread costs more than it saves: about 5 us of work.
+constexpr int64_t kForwardGrain = 32 << 10, kBackwardGrain = 16 << 10;
+
+constexpr int64_t kAlignment = 64;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+Storage storage_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat: return Storage::kFloat;
+    case at::kDouble: return Storage::kDouble;
+    case at::kBFloat16: return Storage::kBFloat16;
+    default: return Storage::kHalf;
+  }
+}
+
+// x as (groups, rows, features), without a copy where its leading axes collapse to one stride.
+struct Rows {
+  Tensor owner;
+  int64_t group_stride;
+  Matrix matrix;
+
+  Rows(const Tensor& x, bool grouped) : owner(x) {
+    const int64_t first = grouped ? 1 : 0, last = x.dim() - 1;
+    int64_t rows = 1, stride = 0;
+    for (int64_t i = last - 1; i >= first; --i) {
+      if (x.size(i) == 1) continue;
+      if (rows == 1) {
+        stride = x.stride(i);
+      } else if (x.stride(i) != stride * rows) {
+        owner = x.contiguous();
+        stride = x.size(last);
+        break;
+      }
+      rows *= x.size(i);
+    }
+    matrix = {owner.const_data_ptr(), stride, owner.stride(last)};
+    group_stride = grouped ? owner.stride(0) : 0;
+  }
+
+  Matrix group(int64_t g) const {
+    return {static_cast<const char*>(matrix.data) + g * group_stride * owner.element_size(), matrix.row_stride,
+            matrix.column_stride};
+  }
+};
+
+// The packed parameters of every group.
+struct Packed {
+  at::DataPtr memory;
+  int64_t packed_bytes;
+  Stack shape;
+
+  Packed(const Kernels& kernels, const Tensor& x, const Tensor& u, const std::optional<Tensor>& b, bool final_abs,
+         int64_t groups) {
+    shape = {storage_of(x), u.size(-1), u.size(-2), final_abs, nullptr, nullptr};
+    const Tensor u_rows = u.contiguous(), b_rows = b ? b->contiguous() : Tensor();
+    packed_bytes = round_up(shape.layers * kernels.layer_bytes(shape), kAlignment);
+    memory = c10::GetCPUAllocator()->allocate(groups * (packed_bytes + shape.layers * 2 * sizeof(double)));
+    const int64_t bytes = shape.layers * shape.features * u.element_size();
+    at::parallel_for(0, groups * shape.layers, std::max<int64_t>(1, kForwardGrain / shape.features),
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) {
+                         const int64_t g = i / shape.layers;
+                         const Parameters parameters{
+                             storage_of(u), static_cast<const char*>(u_rows.const_data_ptr()) + g * bytes,
+                             b ? static_cast<const char*>(b_rows.const_data_ptr()) + g * bytes : nullptr};
+                         kernels.pack(stack(g, groups), parameters, i % shape.layers);
+                       }
+                     });
+  }
+
+  Stack stack(int64_t g, int64_t groups) const {
+    Stack s = shape;
+    char* base = static_cast<char*>(memory.get());
+    s.packed = base + g * packed_bytes;
+    s.norms = reinterpret_cast<double*>(base + groups * packed_bytes) + g * 2 * shape.layers;
+    return s;
+  }
+};
+
+char* offset(const Tensor& t, int64_t elements) {
+  return t.defined() ? static_cast<char*>(t.data_ptr()) + elements * t.element_size() : nullptr;
+}
+
+struct Extent {
+  bool grouped;
+  int64_t groups, rows, features, layers, layers_with_abs;
+
+  Extent(const Tensor& x, const Tensor& u, bool final_abs)
+      : grouped(u.dim() == 3),
+        groups(grouped ? u.size(0) : 1),
+        features(u.size(-1)),
+        layers(u.size(-2)),
+        layers_with_abs(std::max<int64_t>(0, layers - (final_abs ? 0 : 1))) {
+    rows = groups ? x.numel() / (groups * features) : 0;
+  }
+
+  int64_t signs_per_group() const { return rows * layers_with_abs * sign_bytes(features); }
+};
+
+// Rows behind one partial sum of du and db: a function of the shape alone, so that the sums are the same for any
+// number of threads. 128 rows keep the partial sums at half the size of the saved bits; 256 parts are work for many cores.
+int64_t rows_of_part(int64_t rows, int64_t unit) {
+  return round_up(std::max(ceil_div(rows, 256), std::min<int64_t>(ceil_div(rows, 4), 128)), unit);
+}
+
+const Kernels* table_of(const std::string& capability) {
+#if defined(HANOPS_X86)
+  if (capability == "AVX512") return &AVX512::kTable;
+  if (capability == "AVX2") return &AVX2::kTable;
+#endif
+  return &DEFAULT::kTable;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels* const table = table_of(at::get_cpu_capability());
+  return *table;
+}
+
+std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const std::optional<Tensor>& b,
+                                             bool final_abs, bool save) {
+  const Extent n(x, u, final_abs);
+  Tensor signs;
+  if (save) {
+    at::DimVector shape(x.sizes().begin(), x.sizes().end() - 1);
+    shape.push_back(n.layers_with_abs);
+    shape.push_back(sign_bytes(n.features));
+    signs = at::empty(shape, x.options().dtype(at::kByte));
+  } else {
+    signs = at::empty({0}, x.options().dtype(at::kByte));
+  }
+  if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
+  Tensor y = at::empty(x.sizes(), x.options());
+  if (y.numel() == 0) return {y, signs};
+
+  const Kernels& k = kernels();
+  const Rows x_rows(x, n.grouped);
+  const Packed packed(k, x, u, b, final_abs, n.groups);
+  const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
+  const int64_t unit = k.task_rows(packed.shape), units = ceil_div(n.rows, unit);
+  const int64_t grain = ceil_div(kForwardGrain, unit * n.features * n.layers);
+  at::parallel_for(0, n.groups * units, grain, [&](int64_t begin, int64_t end) {
+    const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
+    while (begin < end) {
+      const int64_t g = begin / units, first = begin % units, last = std::min(units, first + end - begin);
+      const Forward call{x_rows.group(g), offset(y, g * n.rows * n.features),
+                         save ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
+      k.forward(packed.stack(g, n.groups), call, first * unit, std::min(n.rows, last * unit), scratch.get());
+      begin += last - first;
+    }
+  });
+  return {y, signs};
+}
+
+std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const std::optional<Tensor>& y,
+                                                      const Tensor& signs, const Tensor& u,
+                                                      const std::optional<Tensor>& b, bool final_abs,
+                                                      std::array<bool, 3> needs) {
+  const Extent n(dy, u, final_abs);
+  const auto [needs_dx, needs_du, needs_db] = needs;
+  const auto none = [&](const Tensor& like) { return at::empty({0}, like.options()); };
+  if (n.layers == 0 || dy.numel() == 0) {
+    return {needs_dx ? dy.clone(at::MemoryFormat::Contiguous) : none(dy), needs_du ? at::zeros_like(u) : none(u),
+            needs_db ? at::zeros_like(u) : none(u)};
+  }
+  Tensor dx = needs_dx ? at::empty(dy.sizes(), dy.options()) : none(dy);
+  Tensor du = needs_du ? at::empty(u.sizes(), u.options()) : none(u);
+  Tensor db = needs_db ? at::empty(u.sizes(), u.options()) : none(u);
+
+  const Kernels& k = kernels();
+  const Rows dy_rows(dy, n.grouped);
+  const std::optional<Rows> y_rows = needs_du ? std::optional<Rows>(std::in_place, *y, n.grouped) : std::nullopt;
+  const Tensor bits = signs.contiguous();
+  const Packed packed(k, dy, u, b, final_abs, n.groups);
+  const bool sums = needs_du || needs_db;
+  const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
+  const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
+  const int64_t unit = rows_of_part(n.rows, k.task_rows(packed.shape)), parts = ceil_div(n.rows, unit);
+  const int64_t grain = ceil_div(kBackwardGrain, unit * n.features * n.layers);
+  const at::DataPtr partials = c10::GetCPUAllocator()->allocate(n.groups * parts * part_bytes);
+  const auto partial = [&](int64_t i) { return sums ? static_cast<char*>(partials.get()) + i * part_bytes : nullptr; };
+
+  at::parallel_for(0, n.groups * parts, grain, [&](int64_t begin, int64_t end) {
+    const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = i / parts, row = i % parts * unit;
+      const Backward call{dy_rows.group(g), y_rows ? y_rows->group(g) : Matrix{},
+                          bits.const_data_ptr<uint8_t>() + g * n.signs_per_group(),
+                          needs_dx ? offset(dx, g * n.rows * n.features) : nullptr, needs_db};
+      k.backward(packed.stack(g, n.groups), call, row, std::min(n.rows, row + unit), partial(i), scratch.get());
+    }
+  });
+  if (sums) {
+    at::parallel_for(0, n.groups * n.layers, ceil_div(kBackwardGrain, n.features * parts),
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) {
+                         const int64_t g = i / n.layers, first = g * n.layers * n.features;
+                         const Gradients gradients{storage_of(u), needs_du ? offset(du, first) : nullptr,
+                                                   needs_db ? offset(db, first) : nullptr};
+                         k.reduce(packed.stack(g, n.groups), gradients, i % n.layers, partial(g * parts), parts);
+                       }
+                     });
+  }
+  return {dx, du, db};
+}
+
+}  // namespace hanops::cpu

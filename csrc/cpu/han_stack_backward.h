@@ -1,0 +1,157 @@
+// The backward kernel: from y, dy and one bit per element back through every layer, rebuilding its input on the way.
+//
+// H is its own inverse and |.| loses only a sign, so a layer is undone from its output:
+//   z = s x_{l+1}    p = z - b    x_l = p - 2 (w . p) w        gz = s g    g = gz - 2 (w . gz) w
+// A tile holds p and gz of the layer at hand for R rows. One pass per layer undoes it, adds its share of dw and db,
+// applies the signs of the layer below and takes that layer's two dot products.
+#pragma once
+
+#include <optional>
+
+#include "tile.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+// kDu: p is kept, and dw summed; kDb: db is summed. dx needs neither.
+template <class T, int R, bool kDu, bool kDb>
+struct BackwardTile {
+  using A = Accumulate<T>;
+  static constexpr int kPlanes = kDu ? 2 : 1;
+
+  int64_t row;                // the first of R
+  Tile<A, R, kPlanes> state;  // gz, and p
+  Prefetch to_come;           // the rows after this tile, and dx of this one
+  A minus_beta2[R];           // -2 w . gz of the layer at hand
+  A alpha2[R];                // -2 w . p, which is 2 w . x_l
+
+  BackwardTile(const Stack& stack, const Backward& call, int64_t row, int64_t next_row, A* memory)
+      : row(row), state{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
+    const int64_t block = R * stack.features * sizeof(T), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    to_come.add(static_cast<const T*>(call.dy.data) + next_row * call.dy.row_stride, block);
+    to_come.add(kDu ? static_cast<const T*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
+    to_come.add(call.dx ? static_cast<T*>(call.dx) + row * stack.features : nullptr, block);
+    to_come.add(call.signs + next_row * signs, R * signs);
+  }
+
+  // Reads dy and y, and prepares the last layer. Two rows at a time, as in the forward.
+  void enter(const Stack& stack, const Backward& call) {
+    constexpr int kAtOnce = std::min(R, 2);
+    const int64_t last = stack.layers - 1;
+    const bool has_abs = stack.final_abs;
+    const Matrix dy = call.dy, y = call.y;
+    const A* parameters = layer_parameters<A>(stack, last);
+    const auto tile = state;
+    for (int r0 = 0; r0 < R; r0 += kAtOnce) {
+      const int64_t first = row + r0;
+      const SignRows signs(stack, call.signs, first, last);
+      Registers<A, kAtOnce> dot_gz, dot_p;
+      for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        const A* q = parameters + 2 * j * kLanes<A>;
+        const Vec<A> w = load(q), b = load(q + kLanes<A>);
+        unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
+          const SignWord<A> negative = has_abs ? read_signs<A>(signs.at(r, j * kLanes<A>), columns) : SignWord<A>(0);
+          const Vec<A> gz = flip<A>(read<T>(dy, first + r, j * kLanes<A>, columns), negative);
+          gz.store(tile.at(j, r0 + r));
+          dot_gz[r] = vec::fmadd(w, gz, dot_gz[r]);
+          if constexpr (kDu) {
+            const Vec<A> p = flip<A>(read<T>(y, first + r, j * kLanes<A>, columns), negative) - b;
+            p.store(tile.at(j, r0 + r, 1));
+            dot_p[r] = vec::fmadd(w, p, dot_p[r]);
+          }
+        });
+      });
+      sums<A>(dot_gz, A(-2), minus_beta2 + r0);
+      if constexpr (kDu) sums<A>(dot_p, A(-2), alpha2 + r0);
+    }
+  }
+
+  // Undoes `layer` and prepares the one below.
+  void pass(const Stack& stack, const Backward& call, int64_t layer, A* partials) {
+    const A* parameters = layer_parameters<A>(stack, layer);
+    const A* below = layer_parameters<A>(stack, layer - 1);
+    A* partial = partials + layer * layer_size<A>(stack.features);
+    const SignRows signs(stack, call.signs, row, layer - 1);
+    const Prefetch prefetch = to_come.next_pass();
+    const auto tile = state;
+    const Registers<A, R> c(minus_beta2), a(alpha2);
+    Registers<A, R> dot_gz, dot_p;
+    for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+      const int64_t pair = 2 * j * kLanes<A>;
+      prefetch(j);
+      const Vec<A> w = load(parameters + pair), w_below = load(below + pair), b_below = load(below + pair + kLanes<A>);
+      Vec<A> dw, db;
+      if constexpr (kDu) dw = load(partial + pair);
+      if constexpr (kDb) db = load(partial + pair + kLanes<A>);
+      unroll<R>([&](auto r) HANOPS_LAMBDA {
+        const Vec<A> gz = load(tile.at(j, r));
+        if constexpr (kDb) db = db + gz;
+        const SignWord<A> negative = read_signs<A>(signs.at(r, j * kLanes<A>), columns);
+        const Vec<A> gz_below = flip<A>(vec::fmadd(c[r], w, gz), negative);
+        gz_below.store(tile.at(j, r));
+        dot_gz[r] = vec::fmadd(w_below, gz_below, dot_gz[r]);
+        if constexpr (kDu) {
+          const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
+          dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], x, dw));
+          const Vec<A> p_below = flip<A>(x, negative) - b_below;
+          p_below.store(tile.at(j, r, 1));
+          dot_p[r] = vec::fmadd(w_below, p_below, dot_p[r]);
+        }
+      });
+      if constexpr (kDu) dw.store(partial + pair);
+      if constexpr (kDb) db.store(partial + pair + kLanes<A>);
+    });
+    sums<A>(dot_gz, A(-2), minus_beta2);
+    if constexpr (kDu) sums<A>(dot_p, A(-2), alpha2);
+  }
+
+  // Undoes layer 0, to dx.
+  void leave(const Stack& stack, const Backward& call, A* partials) {
+    const int64_t features = stack.features;
+    const A* parameters = layer_parameters<A>(stack, 0);
+    T* dx = call.dx ? static_cast<T*>(call.dx) + row * features : nullptr;
+    const auto tile = state;
+    const Registers<A, R> c(minus_beta2), a(alpha2);
+    for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+      const int64_t pair = 2 * j * kLanes<A>;
+      const Vec<A> w = load(parameters + pair);
+      Vec<A> dw, db;
+      if constexpr (kDu) dw = load(partials + pair);
+      if constexpr (kDb) db = load(partials + pair + kLanes<A>);
+      unroll<R>([&](auto r) HANOPS_LAMBDA {
+        const Vec<A> gz = load(tile.at(j, r));
+        if constexpr (kDb) db = db + gz;
+        if constexpr (kDu) {
+          dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], vec::fmadd(a[r], w, load(tile.at(j, r, 1))), dw));
+        }
+        if (dx) write<T>(vec::fmadd(c[r], w, gz), dx + r * features + j * kLanes<A>, columns);
+      });
+      if constexpr (kDu) dw.store(partials + pair);
+      if constexpr (kDb) db.store(partials + pair + kLanes<A>);
+    });
+  }
+};
+
+template <class T, int R, bool kDu, bool kDb>
+void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Accumulate<T>* partials,
+                    Accumulate<T>* scratch) {
+  using A = Accumulate<T>;
+  const int64_t tile_size = Tile<A, R, kDu ? 2 : 1>::size(stack.features);
+  const int64_t side_by_side = tiles_in_cache(tile_size * sizeof(A));
+  for (int64_t first = 0; first < tiles; first += side_by_side) {
+    const int64_t count = std::min(side_by_side, tiles - first);
+    std::optional<BackwardTile<T, R, kDu, kDb>> tile[kMostTiles];
+    for (int64_t t = 0; t < count; ++t) {
+      const int64_t next = std::min(first + t + side_by_side, tiles - 1);
+      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
+      tile[t]->enter(stack, call);
+    }
+    for (int64_t layer = stack.layers - 1; layer > 0; --layer) {
+      for (int64_t t = 0; t < count; ++t) tile[t]->pass(stack, call, layer, partials);
+    }
+    for (int64_t t = 0; t < count; ++t) tile[t]->leave(stack, call, partials);
+  }
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

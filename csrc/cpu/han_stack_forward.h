@@ -1,0 +1,129 @@
+// The forward kernel: a tile of R rows stays in L1 while every layer passes over it.
+//
+// One pass per layer updates the tile and takes the dot products of the next layer, so that an element is loaded and
+// stored once per layer, and w and b are loaded once for R rows. Rows never mix, and a row's sums run in the same
+// order in tiles of every height: a row's result does not depend on its neighbours.
+#pragma once
+
+#include <optional>
+
+#include "tile.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+template <class T, int R>
+struct ForwardTile {
+  using A = Accumulate<T>;
+
+  int64_t row;       // the first of R
+  Tile<A, R, 1> h;   // x of the layer to come
+  Prefetch to_come;  // the rows of x after this tile, y and the signs of this one
+  A alpha2[R];       // -2 w . x of that layer
+
+  ForwardTile(const Stack& stack, const Forward& call, int64_t row, int64_t next_row, A* memory)
+      : row(row), h{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
+    const int64_t block = R * stack.features * sizeof(T), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    to_come.add(static_cast<const T*>(call.x.data) + next_row * call.x.row_stride, block);
+    to_come.add(static_cast<const T*>(call.y) + row * stack.features, block);
+    to_come.add(call.signs ? call.signs + row * signs : nullptr, R * signs);
+  }
+
+  // Reads x and takes the dot products of layer 0. Rows of a matrix are read and written two at a time: more streams,
+  // a row apart, fall on the same lines of the cache.
+  void enter(const Stack& stack, const Matrix x) {
+    constexpr int kAtOnce = std::min(R, 2);
+    const auto tile = h;
+    const int64_t first = row;
+    const A* w = layer_parameters<A>(stack, 0);
+    for (int r0 = 0; r0 < R; r0 += kAtOnce) {
+      Registers<A, kAtOnce> dot;
+      for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        const Vec<A> w_j = load(w + 2 * j * kLanes<A>);
+        unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
+          const Vec<A> v = read<T>(x, first + r0 + r, j * kLanes<A>, columns);
+          v.store(tile.at(j, r0 + r));
+          dot[r] = vec::fmadd(w_j, v, dot[r]);
+        });
+      });
+      sums<A>(dot, A(-2), alpha2 + r0);
+    }
+  }
+
+  // z = x - 2 (w . x) w + b, |z| and its sign bits; then the dot products of the next layer.
+  template <bool kSave>
+  void pass(const Stack& stack, const Forward& call, int64_t layer, const Keep<A>& keep) {
+    const Prefetch prefetch = to_come.next_pass();
+    const auto tile = h;
+    const A* parameters = layer_parameters<A>(stack, layer);
+    const A* next = layer_parameters<A>(stack, layer + 1);
+    const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
+    const SignRows signs(stack, call.signs, row, layer);
+    const Registers<A, R> a(alpha2);
+    Registers<A, R> dot;
+    for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+      prefetch(j);
+      const A* p = parameters + 2 * j * kLanes<A>;
+      const Vec<A> w = load(p), b = load(p + kLanes<A>), w_next = load(next + 2 * j * kLanes<A>);
+      unroll<R>([&](auto r) HANOPS_LAMBDA {
+        const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r))) + b;
+        const Vec<A> out = z & (columns == kLanes<A> ? keep_all : keep_tail);
+        if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
+        out.store(tile.at(j, r));
+        dot[r] = vec::fmadd(w_next, out, dot[r]);
+      });
+    });
+    sums<A>(dot, A(-2), alpha2);
+  }
+
+  // The last layer, to y.
+  template <bool kSave>
+  void leave(const Stack& stack, const Forward& call, const Keep<A>& keep) {
+    constexpr int kAtOnce = std::min(R, 2);
+    const auto tile = h;
+    const int64_t features = stack.features;
+    const A* parameters = layer_parameters<A>(stack, stack.layers - 1);
+    const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
+    for (int r0 = 0; r0 < R; r0 += kAtOnce) {
+      const SignRows signs(stack, call.signs, row + r0, stack.layers - 1);
+      T* y = static_cast<T*>(call.y) + (row + r0) * features;
+      const Registers<A, kAtOnce> a(alpha2 + r0);
+      for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        const A* p = parameters + 2 * j * kLanes<A>;
+        const Vec<A> w = load(p), b = load(p + kLanes<A>);
+        unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
+          const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r0 + r))) + b;
+          if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
+          write<T>(z & (columns == kLanes<A> ? keep_all : keep_tail), y + r * features + j * kLanes<A>, columns);
+        });
+      });
+    }
+  }
+};
+
+// Tiles go through the layers side by side: the horizontal sums of one hide behind the columns of the next.
+template <class T, int R, bool kSave>
+void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t tiles, Accumulate<T>* scratch) {
+  using A = Accumulate<T>;
+  const int64_t tile_size = Tile<A, R, 1>::size(stack.features);
+  const int64_t side_by_side = tiles_in_cache(tile_size * sizeof(A));
+  const Keep<A> keep(true, stack.features), keep_last(stack.final_abs, stack.features);
+  for (int64_t first = 0; first < tiles; first += side_by_side) {
+    const int64_t count = std::min(side_by_side, tiles - first);
+    std::optional<ForwardTile<T, R>> tile[kMostTiles];
+    for (int64_t t = 0; t < count; ++t) {
+      const int64_t next = std::min(first + t + side_by_side, tiles - 1);
+      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
+      tile[t]->enter(stack, call.x);
+    }
+    for (int64_t layer = 0; layer < stack.layers - 1; ++layer) {
+      for (int64_t t = 0; t < count; ++t) tile[t]->template pass<kSave>(stack, call, layer, keep);
+    }
+    with_flag(kSave && stack.final_abs, [&](auto save_last) {
+      for (int64_t t = 0; t < count; ++t) tile[t]->template leave<save_last>(stack, call, keep_last);
+    });
+  }
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

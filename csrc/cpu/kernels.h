@@ -1,0 +1,99 @@
+// The CPU kernels' interface, free of torch: what they read and write, and the table that each instruction set fills.
+#pragma once
+
+#include <cstdint>
+
+namespace hanops::cpu {
+
+// Arithmetic is in double for double, and in float for every other storage type.
+enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
+
+inline int64_t sign_bytes(int64_t features) { return (features + 7) / 8; }
+
+// One stack of layers. `packed` and `norms` are filled by Kernels::pack.
+struct Stack {
+  Storage storage;
+  int64_t features;
+  int64_t layers;
+  bool final_abs;
+  void* packed;   // (layers, column vectors, {w, b}, lanes): w = u / |u|, zero beyond `features`
+  double* norms;  // (layers, 2): |u| as a product of two factors, neither of which overflows
+
+  int64_t layers_with_abs() const { return layers - (final_abs ? 0 : 1); }
+};
+
+// Reflectors and biases as the user gives them: (layers, features), contiguous. `b` may be null.
+struct Parameters {
+  Storage storage;
+  const void* u;
+  const void* b;
+};
+
+// A (rows, features) matrix in the stack's storage type; strides count elements and may be 0.
+struct Matrix {
+  const void* data;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+struct Forward {
+  Matrix x;
+  void* y;         // (rows, features), contiguous
+  uint8_t* signs;  // (rows, layers with abs, sign_bytes), or null where no bit is kept
+};
+
+struct Backward {
+  Matrix dy;
+  Matrix y;              // data is null where du is not wanted
+  const uint8_t* signs;  // as Forward wrote them
+  void* dx;              // (rows, features), contiguous, or null
+  bool needs_db;
+};
+
+// du and db of the parameters, (layers, features), contiguous; null where not wanted.
+struct Gradients {
+  Storage storage;
+  void* du;
+  void* db;
+};
+
+// One instruction set's functions. The caller owns the memory and the threads.
+struct Kernels {
+  const char* name;
+  int64_t lanes;  // float32 elements in a vector
+
+  int64_t (*layer_bytes)(const Stack& stack);  // of `packed`, and of a partial sum of dw and db, for one layer
+  int64_t (*scratch_bytes)(const Stack& stack);  // for one thread's tiles, either direction
+  int64_t (*task_rows)(const Stack& stack);      // a task is this many rows or a multiple
+
+  void (*pack)(const Stack& stack, const Parameters& parameters, int64_t layer);
+
+  // Rows [begin, end) through all layers.
+  void (*forward)(const Stack& stack, const Forward& call, int64_t begin, int64_t end, void* scratch);
+
+  // Rows [begin, end) back through all layers; their dw and db replace what `partial` holds (null: none wanted).
+  void (*backward)(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, void* scratch);
+
+  // du and db of one layer from `parts` partial sums, added in order into the first.
+  void (*reduce)(const Stack& stack, const Gradients& gradients, int64_t layer, void* partials, int64_t parts);
+
+  // kFmasPerIteration independent fused multiply-adds of whole float32 vectors, `iterations` times.
+  void (*fma_loop)(int64_t iterations);
+};
+
+constexpr int64_t kFmasPerIteration = 12;
+
+namespace DEFAULT {
+extern const Kernels kTable;
+}
+namespace AVX2 {
+extern const Kernels kTable;
+}
+namespace AVX512 {
+extern const Kernels kTable;
+}
+
+// The table for this machine, the one that torch itself would choose (ATEN_CPU_CAPABILITY lowers it).
+const Kernels& kernels();
+
+}  // namespace hanops::cpu

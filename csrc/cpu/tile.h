@@ -1,0 +1,167 @@
+// Between rows in memory, in any storage type and with any strides, and vectors of the arithmetic type.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+template <class A>
+inline int64_t column_vectors(int64_t features) {
+  return (features + kLanes<A> - 1) / kLanes<A>;
+}
+
+// w and b of one layer, or one layer's partial sums of dw and db, stand side by side for each column vector.
+template <class A>
+inline int64_t layer_size(int64_t features) {
+  return 2 * kLanes<A> * column_vectors<A>(features);
+}
+
+template <class A>
+inline const A* layer_parameters(const Stack& stack, int64_t layer) {
+  return static_cast<const A*>(stack.packed) + layer * layer_size<A>(stack.features);
+}
+
+// Calls f(j, columns) for each column vector j; `columns` is a constant but for the tail, which comes last.
+template <class A, class F>
+HANOPS_INLINE void for_columns(int64_t features, F&& f) {
+  const int64_t full = features / kLanes<A>;
+  for (int64_t j = 0; j < full; ++j) f(j, std::integral_constant<int64_t, kLanes<A>>{});
+  if (full * kLanes<A> < features) f(full, features - full * kLanes<A>);
+}
+
+// The first `columns` lanes at (row, column); the others are 0.
+template <class T>
+HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t column, int64_t columns) {
+  constexpr int64_t lanes = kLanes<Accumulate<T>>;
+  const T* p = static_cast<const T*>(m.data) + row * m.row_stride + column * m.column_stride;
+  if (m.column_stride == 1 && columns == lanes) return load_storage<T>(p);
+  T gathered[lanes] = {};
+  for (int64_t i = 0; i < columns; ++i) gathered[i] = p[i * m.column_stride];
+  return load_storage<T>(gathered);
+}
+
+template <class T>
+HANOPS_INLINE void write(Vec<Accumulate<T>> v, T* p, int64_t columns) {
+  if (columns == kLanes<Accumulate<T>>) return store_storage<T>(v, p);
+  T scattered[kLanes<Accumulate<T>>];
+  store_storage<T>(v, scattered);
+  std::memcpy(p, scattered, columns * sizeof(T));
+}
+
+// The sign bytes of one layer, from row `row` on.
+template <class Byte>
+struct SignRows {
+  Byte* first;
+  int64_t stride;
+
+  SignRows(const Stack& stack, Byte* signs, int64_t row, int64_t layer)
+      : first(nullptr), stride(stack.layers_with_abs() * sign_bytes(stack.features)) {
+    if (signs) first = signs + row * stride + layer * sign_bytes(stack.features);
+  }
+  HANOPS_INLINE Byte* at(int64_t r, int64_t column) const { return first + r * stride + column / 8; }
+};
+
+template <class A>
+HANOPS_INLINE void write_signs(SignWord<A> word, uint8_t* p, int64_t columns) {
+  if (columns > 8) {
+    std::memcpy(p, &word, sizeof word);
+  } else {
+    *p = static_cast<uint8_t>(word);
+  }
+}
+
+template <class A>
+HANOPS_INLINE SignWord<A> read_signs(const uint8_t* p, int64_t columns) {
+  if (columns <= 8) return *p;
+  SignWord<A> word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// Bit masks: z & mask is |z|, or z where not `absolute`; lanes of the tail past `features` become 0, even from NaN.
+template <class A>
+struct Keep {
+  alignas(64) A all[kLanes<A>], tail[kLanes<A>];
+
+  Keep(bool absolute, int64_t features) {
+    using Bits = std::conditional_t<std::is_same_v<A, float>, uint32_t, uint64_t>;
+    const Bits kept = ~Bits(0) >> (absolute ? 1 : 0);
+    for (int64_t i = 0; i < kLanes<A>; ++i) {
+      const Bits lane = i < features % kLanes<A> ? kept : 0;
+      std::memcpy(all + i, &kept, sizeof kept);
+      std::memcpy(tail + i, &lane, sizeof lane);
+    }
+  }
+};
+
+template <class F>
+HANOPS_INLINE void with_flag(bool flag, F&& f) {
+  flag ? f(std::true_type{}) : f(std::false_type{});
+}
+
+// Asks L2 for memory that is needed after the passes over a tile: each pass fetches its share of every block, one line
+// at each column vector, the blocks in turns.
+class Prefetch {
+ public:
+  Prefetch(int64_t passes, int64_t column_vectors) : passes_(passes), steps_(passes * column_vectors) {}
+
+  void add(const void* block, int64_t bytes) {
+    if (!block || steps_ == 0) return;
+    for (int turn = blocks_++; turn < kTurns; ++turn) {  // the last block takes the turns that are left
+      turns_[turn] = {static_cast<const char*>(block), bytes / passes_, bytes / steps_};
+    }
+  }
+
+  // By value: a pass keeps its own copy, which its stores cannot alias.
+  Prefetch next_pass() {
+    const Prefetch pass = *this;
+    for (auto& turn : turns_) turn.block += turn.share;
+    return pass;
+  }
+
+  HANOPS_INLINE void operator()(int64_t j) const {
+    const Turn& turn = turns_[j % kTurns];
+    __builtin_prefetch(turn.block + j * turn.step, 0, 2);
+  }
+
+ private:
+  static constexpr int kTurns = 4;
+  struct Turn {
+    const char* block;
+    int64_t share;  // bytes of a pass
+    int64_t step;   // bytes of a column vector
+  };
+
+  int64_t passes_, steps_;
+  int blocks_ = 0;
+  Turn turns_[kTurns] = {};
+};
+
+// R rows of one or two planes, stored (column vectors, R, planes, lanes). Passes hold it by value: a vector store may
+// alias any member, which would then be loaded again.
+template <class A, int R, int kPlanes>
+struct Tile {
+  A* data;
+
+  HANOPS_INLINE A* at(int64_t j, int r, int plane = 0) const {
+    return data + ((j * R + r) * kPlanes + plane) * kLanes<A>;
+  }
+  static int64_t size(int64_t features) { return R * kPlanes * kLanes<A> * column_vectors<A>(features); }
+};
+
+// Takes rows [row, end) in groups of R, then the rest in groups of R / 2, and so on: f(constant R, row, groups).
+template <int R, class F>
+void for_row_groups(int64_t row, int64_t end, F&& f) {
+  const int64_t groups = (end - row) / R;
+  if (groups > 0) f(std::integral_constant<int, R>{}, row, groups);
+  if constexpr (R > 1) for_row_groups<R / 2>(row + groups * R, end, f);
+}
+
+// How many tiles of `bytes` go through the layers side by side.
+constexpr int64_t kMostTiles = 4, kCacheBytes = 32 << 10;
+inline int64_t tiles_in_cache(int64_t bytes) { return std::clamp<int64_t>(kCacheBytes / bytes, 1, kMostTiles); }
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

@@ -1,0 +1,185 @@
+// The ops as torch sees them: schemas, autograd, and the implementation that a call reaches.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "backend.h"
+#include "checks.h"
+#include "cpu/han_stack.h"
+
+namespace hanops {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+using Needs = std::array<bool, 3>;  // dx, du, db
+
+using ForwardSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool);
+using BackwardSchema = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
+                                                          const Tensor&, const OptionalTensor&, bool, Needs);
+
+template <class Schema>
+auto find_op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Schema>();
+}
+
+const auto& forward_op() {
+  static const auto op = find_op<ForwardSchema>("hanops::han_stack_forward");
+  return op;
+}
+
+const auto& backward_op() {
+  static const auto op = find_op<BackwardSchema>("hanops::han_stack_backward");
+  return op;
+}
+
+bool requires_grad(const OptionalTensor& t) { return t && t->requires_grad(); }
+
+// ---- autograd
+
+struct HanStack : Function<HanStack> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b,
+                        bool final_abs) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [y, signs] = forward_op().call(x, u, b, final_abs, true);
+    // y and b serve to rebuild the activations, which only du asks for.
+    const bool rebuild = u.requires_grad();
+    ctx->save_for_backward({rebuild ? y : Tensor(), signs, u, rebuild && b ? *b : Tensor()});
+    ctx->saved_data["final_abs"] = final_abs;
+    ctx->saved_data["has_bias"] = b.has_value();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
+    const bool has_bias = ctx->saved_data["has_bias"].toBool();
+    const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), has_bias && ctx->needs_input_grad(2)};
+    auto [dx, du, db] = backward_op().call(grads[0], given(saved[0]), saved[1], saved[2], given(saved[3]),
+                                           ctx->saved_data["final_abs"].toBool(), needs);
+    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), Tensor()};
+  }
+};
+
+Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+  check_stack("x", x, u, b);
+  if (at::GradMode::is_enabled() && (x.requires_grad() || u.requires_grad() || requires_grad(b))) {
+    return HanStack::apply(x, u, b, final_abs);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return std::get<0>(forward_op().call(x, u, b, final_abs, false));
+}
+
+// First-order gradients only: a second derivative is refused where it would be used, not silently zero.
+struct HanStackBackward : Function<HanStackBackward> {
+  static variable_list forward(AutogradContext*, const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                               const Tensor& u, const OptionalTensor& b, bool final_abs, Needs needs) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [dx, du, db] = backward_op().call(dy, y, signs, u, b, final_abs, needs);
+    return {dx, du, db};
+  }
+
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "han_stack: double backward is not implemented");
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy, const OptionalTensor& y,
+                                                               const Tensor& signs, const Tensor& u,
+                                                               const OptionalTensor& b, bool final_abs, Needs needs) {
+  if (at::GradMode::is_enabled() &&
+      (dy.requires_grad() || requires_grad(y) || u.requires_grad() || requires_grad(b))) {
+    auto grads = HanStackBackward::apply(dy, y, signs, u, b, final_abs, needs);
+    return {grads[0], grads[1], grads[2]};
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return backward_op().call(dy, y, signs, u, b, final_abs, needs);
+}
+
+// ---- implementations
+
+Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+  return std::get<0>(forward_op().call(x, u, b, final_abs, false));
+}
+
+// Plain torch, defined in hanops/ops.py: on request, and for devices without kernels.
+std::tuple<Tensor, Tensor> forward_reference(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                             bool save) {
+  static const auto op = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
+  return op.call(x, u, b, final_abs, save);
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_reference(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                                                      const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                                      Needs needs) {
+  static const auto op = find_op<BackwardSchema>("hanops::han_stack_backward_reference");
+  return op.call(dy, y, signs, u, b, final_abs, needs);
+}
+
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                       bool save) {
+  check_stack("x", x, u, b);
+  if (chosen_backend == Backend::kReference) return forward_reference(x, u, b, final_abs, save);
+  return cpu::han_stack_forward(x, u, b, final_abs, save);
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                                                const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                                Needs needs) {
+  check_stack("dy", dy, u, b);
+  check_saved(dy, y, signs, u, final_abs, needs);
+  if (chosen_backend == Backend::kReference) return backward_reference(dy, y, signs, u, b, final_abs, needs);
+  return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
+}
+
+void refuse_cpu_backend(const Tensor& t) {
+  TORCH_CHECK(chosen_backend != Backend::kCpu, "han_stack: backend 'cpu' was asked for, but the tensors are on ",
+              t.device());
+}
+
+std::tuple<Tensor, Tensor> forward_elsewhere(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                             bool save) {
+  check_stack("x", x, u, b);
+  refuse_cpu_backend(x);
+  return forward_reference(x, u, b, final_abs, save);
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_elsewhere(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                                                      const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                                      Needs needs) {
+  check_stack("dy", dy, u, b);
+  refuse_cpu_backend(dy);
+  return backward_reference(dy, y, signs, u, b, final_abs, needs);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(hanops, m) {
+  m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor");
+  m.def("han_stack_forward(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)");
+  m.def(
+      "han_stack_backward(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs) "
+      "-> (Tensor dx, Tensor du, Tensor db)");
+}
+
+TORCH_LIBRARY_IMPL(hanops, Autograd, m) {
+  m.impl("han_stack", han_stack_autograd);
+  m.impl("han_stack_backward", han_stack_backward_autograd);
+}
+
+TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
+  m.impl("han_stack", han_stack);
+  m.impl("han_stack_forward", forward_elsewhere);
+  m.impl("han_stack_backward", backward_elsewhere);
+}
+
+TORCH_LIBRARY_IMPL(hanops, CPU, m) {
+  m.impl("han_stack_forward", forward_cpu);
+  m.impl("han_stack_backward", backward_cpu);
+}
+
+}  // namespace hanops

@@ -1,0 +1,8 @@
+"""hanops: Han layers (Householder reflection and absolute value, arXiv 2106.04088), fused and reversible."""
+
+from hanops.backends import Explanation, explain, use_backend
+from hanops.functional import han_layer, han_stack
+from hanops.modules import HanLayer, HanStack
+
+__version__ = "0.1.0"
+__all__ = ["Explanation", "HanLayer", "HanStack", "explain", "han_layer", "han_stack", "use_backend"]

@@ -1,0 +1,82 @@
+"""Argument checks of the ops where C++ does not make them: fakes, and builds without native code.
+
+csrc/checks.h raises the same errors in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _fail(kind: type[Exception], message: str) -> None:
+    raise kind(f"han_stack: {message}")
+
+
+def check_stack(name: str, x: Tensor, u: Tensor, b: Tensor | None) -> None:
+    """Checks the rows x (called `name` in messages), the reflectors u and the biases b.
+
+    Raises:
+        TypeError: for a dtype that does not fit.
+        ValueError: for a shape or a device that does not fit.
+    """
+    if x.dtype not in DTYPES:
+        _fail(TypeError, f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+    if u.dtype not in (x.dtype, torch.float32):
+        _fail(TypeError, f"u must have the dtype of {name} ({x.dtype}) or torch.float32, got {u.dtype}")
+    if u.dim() not in (2, 3):
+        shape = list(u.shape)
+        _fail(ValueError, f"u must have shape (layers, features) or (groups, layers, features), got {shape}")
+    if u.shape[-1] == 0:
+        _fail(ValueError, f"u must have at least 1 feature, got shape {list(u.shape)}")
+    if x.dim() < u.dim() - 1:
+        wanted = "(..., features)" if u.dim() == 2 else "(groups, ..., features)"
+        _fail(ValueError, f"{name} must have shape {wanted}, got {list(x.shape)}")
+    if x.shape[-1] != u.shape[-1]:
+        _fail(ValueError, f"the last axis of {name} must have u's {u.shape[-1]} features, got shape {list(x.shape)}")
+    if u.dim() == 3 and x.shape[0] != u.shape[0]:
+        _fail(ValueError, f"the first axis of {name} must have u's {u.shape[0]} groups, got shape {list(x.shape)}")
+    if u.device != x.device:
+        _fail(ValueError, f"u must be on the device of {name} ({x.device}), got {u.device}")
+    if b is None:
+        return
+    if b.dtype != u.dtype:
+        _fail(TypeError, f"b must have the dtype of u ({u.dtype}), got {b.dtype}")
+    if b.shape != u.shape:
+        _fail(ValueError, f"b must have the shape of u ({list(u.shape)}), got {list(b.shape)}")
+    if b.device != x.device:
+        _fail(ValueError, f"b must be on the device of {name} ({x.device}), got {b.device}")
+
+
+def layers_with_abs(u: Tensor, final_abs: bool) -> int:
+    """Returns the number of layers that end in an absolute value."""
+    layers = u.shape[-2]
+    return layers if final_abs or layers == 0 else layers - 1
+
+
+def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
+    """Returns the shape of the packed sign bits of a stack on rows like x: one bit per element and layer with abs."""
+    return [*x.shape[:-1], layers_with_abs(u, final_abs), (x.shape[-1] + 7) // 8]
+
+
+def check_saved(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, final_abs: bool, needs: Sequence[bool]) -> None:
+    """Checks what the forward saved against dy.
+
+    Raises:
+        TypeError: where signs is not uint8.
+        ValueError: where y is missing, or y or signs has another shape than forward gives.
+    """
+    if needs[1] and y is None:
+        _fail(ValueError, "y must be given where du is needed, got None")
+    if y is not None and (y.shape != dy.shape or y.dtype != dy.dtype):
+        wanted, got = f"{list(dy.shape)}, {dy.dtype}", f"{list(y.shape)}, {y.dtype}"
+        _fail(ValueError, f"y must have the shape and dtype of dy ({wanted}), got {got}")
+    if signs.dtype != torch.uint8:
+        _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
+    shape = signs_shape(dy, u, final_abs)
+    if list(signs.shape) != shape:
+        _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")

@@ -1,0 +1,73 @@
+"""The Han layer and the Han stack as functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hanops import backends as _backends  # noqa: F401  registers the ops and reads HANOPS_BACKEND
+
+_han_stack = torch.ops.hanops.han_stack.default
+
+
+def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
+    """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
+
+    The forward keeps its output and one bit per element and layer for the backward, which rebuilds every activation
+    from them. The derivative of the absolute value is -1 where the sign bit is set and +1 elsewhere, never 0, so that
+    every layer's Jacobian is orthogonal. A layer with u = 0 reflects nothing, and its u gets a zero gradient.
+
+    Args:
+        x: (..., features), or (groups, ..., features) for grouped stacks; float64, float32, bfloat16 or float16,
+            any strides. Arithmetic is in float32 (float64 for float64), and only the result is rounded.
+        u: reflectors, (layers, features) or (groups, layers, features), of any non-zero scale; the dtype of x or
+            float32.
+        b: biases of the shape and dtype of u, or None.
+        final_abs: False leaves the last layer without its absolute value.
+
+    Returns:
+        The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
+
+    Raises:
+        TypeError: for a dtype that does not fit.
+        ValueError: for a shape or a device that does not fit.
+
+    Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
+
+    >>> import torch, hanops
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> u = torch.tensor([[1.0, 0.0], [0.0, 3.0]])  # two layers: reflect the first axis, then the second
+    >>> b = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
+    >>> hanops.han_stack(x, u, b)
+    tensor([[0.5000, 1.5000]])
+    """
+    return _han_stack(x, u, b, final_abs)
+
+
+def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
+    """Applies one Han layer, |x - 2 (u . x) / |u|^2 u + b|.
+
+    Args:
+        x: (..., features); float64, float32, bfloat16 or float16, any strides.
+        u: reflector, (features,), of any non-zero scale; the dtype of x or float32.
+        b: bias of the shape and dtype of u, or None.
+        final_abs: False leaves out the absolute value: a plain reflection plus bias.
+
+    Returns:
+        The output, contiguous, of the shape and dtype of x.
+
+    Raises:
+        TypeError: for a dtype that does not fit.
+        ValueError: for a shape or a device that does not fit.
+
+    Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
+
+    >>> import torch, hanops
+    >>> hanops.han_layer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
+    tensor([2., 5.])
+    """
+    if u.dim() != 1:
+        raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
+    if b is not None and b.dim() != 1:
+        raise ValueError(f"han_layer: b must have shape (features,), got {list(b.shape)}")
+    return _han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs)

@@ -1,0 +1,154 @@
+"""Han layers as modules: `HanStack` in place of a stack of square Linear layers with ReLU, `HanLayer` in place of one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hanops.functional import _han_stack
+
+
+class HanStack(nn.Module):
+    """A stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, run by one kernel forward and one backward.
+
+    Each layer has 2 * features parameters where a square Linear has features^2 + features.
+
+    Args:
+        features: size of the axis that is reflected.
+        depth: number of layers; 0 makes the module a copy.
+        dim: the axis of the input that is reflected. In the grouped form it may not be the first.
+        groups: number of independent stacks. The input then has shape (groups, ..., features), as in `torch.bmm`.
+        bias: False leaves out b.
+        final_abs: False leaves the last layer without its absolute value.
+        device: where the parameters are made.
+        dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any but float64.
+
+    Attributes:
+        u: reflectors, (depth, features) or (groups, depth, features). The output does not depend on their scale.
+        b: biases of the same shape, or None.
+
+    Raises:
+        TypeError: for arguments of a wrong type.
+        ValueError: for features < 1, depth < 0 or groups < 1.
+
+    Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1 and the authors' initialisation.
+
+    >>> import torch, hanops
+    >>> stack = hanops.HanStack(64, depth=20)
+    >>> stack(torch.randn(100, 64)).shape
+    torch.Size([100, 64])
+    """
+
+    features: int
+    depth: int
+    dim: int
+    groups: int | None
+    final_abs: bool
+    b: nn.Parameter | None
+
+    def __init__(
+        self,
+        features: int,
+        depth: int,
+        *,
+        dim: int = -1,
+        groups: int | None = None,
+        bias: bool = True,
+        final_abs: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        _check_count(name, "features", features, 1)
+        _check_count(name, "depth", depth, 0)
+        if groups is not None:
+            _check_count(name, "groups", groups, 1)
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"{name}: dim must be an int, got {dim!r}")
+        if groups is not None and dim == 0:
+            raise ValueError(f"{name}: dim must not be 0, the axis of the groups, got 0")
+        self.features, self.depth, self.dim, self.groups, self.final_abs = features, depth, dim, groups, final_abs
+        shape = (depth, features) if groups is None else (groups, depth, features)
+        self.u = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if bias:
+            self.b = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        else:
+            self.register_parameter("b", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws each u as a random unit vector and b uniformly from ±1/sqrt(features), as the authors' code does."""
+        if self.u.is_meta:
+            return
+        with torch.no_grad():
+            wide = torch.randn(self.u.shape, device=self.u.device, dtype=torch.promote_types(self.u.dtype, torch.float32))
+            self.u.copy_(nn.functional.normalize(wide, dim=-1))
+        if self.b is not None:
+            bound = 1 / math.sqrt(self.features)
+            nn.init.uniform_(self.b, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the stack's output, of the shape and dtype of x.
+
+        Args:
+            x: `features` long along `dim`; with groups, (groups, ..., features).
+        """
+        if self.dim == -1:
+            return _han_stack(x, self.u, self.b, self.final_abs)
+        if not -x.dim() <= self.dim < x.dim():
+            raise ValueError(f"{type(self).__name__}: x must have an axis {self.dim}, got shape {list(x.shape)}")
+        if self.groups is not None and self.dim % x.dim() == 0:
+            raise ValueError(f"{type(self).__name__}: dim {self.dim} is the axis of the groups in shape {list(x.shape)}")
+        return _han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments that differ from their defaults, after features and depth."""
+        parts = [f"features={self.features}", f"depth={self.depth}"]
+        if self.dim != -1:
+            parts.append(f"dim={self.dim}")
+        if self.groups is not None:
+            parts.append(f"groups={self.groups}")
+        parts.append(f"bias={self.b is not None}")
+        if not self.final_abs:
+            parts.append("final_abs=False")
+        return ", ".join(parts)
+
+
+class HanLayer(HanStack):
+    """One Han layer, |x - 2 (u . x) / |u|^2 u + b|: a `HanStack` of depth 1.
+
+    Args:
+        features: size of the axis that is reflected.
+        dim, groups, bias, final_abs, device, dtype: as in `HanStack`.
+
+    Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
+
+    >>> import torch, hanops
+    >>> hanops.HanLayer(8)(torch.randn(2, 8)).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        dim: int = -1,
+        groups: int | None = None,
+        bias: bool = True,
+        final_abs: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            features, 1, dim=dim, groups=groups, bias=bias, final_abs=final_abs, device=device, dtype=dtype
+        )
+
+
+def _check_count(module: str, name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{module}: {name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{module}: {name} must be at least {least}, got {value}")

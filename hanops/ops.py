@@ -92,7 +92,7 @@ def forward_reference(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, s
             if save:
                 signs[..., layer, :] = _pack(torch.signbit(rows)).view(signs[..., layer, :].shape)
             rows = rows.abs()
-    return rows.view(x.shape).to(x.dtype, copy=layers == 0, memory_format=torch.contiguous_format), signs
+    return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), signs
 
 
 def backward_reference(
@@ -127,9 +127,7 @@ def backward_reference(
     du = torch.where(norm == 0, 0, across)
     none = u.new_empty(0)
     return (
-        g.reshape(dy.shape).to(dy.dtype, copy=u.shape[-2] == 0, memory_format=torch.contiguous_format)
-        if needs_dx
-        else dy.new_empty(0),
+        g.reshape(dy.shape).to(dy.dtype, copy=u.shape[-2] == 0).contiguous() if needs_dx else dy.new_empty(0),
         du.view(u.shape).to(u.dtype) if needs_du else none,
         db.view(u.shape).to(u.dtype) if needs_db else none.clone(),
     )
@@ -154,7 +152,6 @@ class _HanStack(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
         y, signs, u, b = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
@@ -162,10 +159,35 @@ class _HanStack(torch.autograd.Function):
         return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), None)
 
 
+class _HanStackBackward(torch.autograd.Function):
+    """Refuses a second derivative where it would be used, instead of leaving it out."""
+
+    @staticmethod
+    def forward(ctx, *args):  # type: ignore[no-untyped-def]
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.hanops.han_stack_backward(*args)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
+        raise NotImplementedError("han_stack: double backward is not implemented")
+
+
+def _requires_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _han_stack_backward_autograd(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _requires_grad(dy, y, u, b):
+        return _HanStackBackward.apply(dy, y, signs, u, b, final_abs, needs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, final_abs, needs)
+
+
 def _han_stack_autograd(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
     check_stack("x", x, u, b)
-    needs_grad = x.requires_grad or u.requires_grad or (b is not None and b.requires_grad)
-    if torch.is_grad_enabled() and needs_grad:
+    if _requires_grad(x, u, b):
         return _HanStack.apply(x, u, b, final_abs)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, False)[0]
@@ -193,6 +215,7 @@ def _define_without_native() -> None:
     library.impl("han_stack_forward", forward, "CompositeExplicitAutograd")
     library.impl("han_stack_backward", backward, "CompositeExplicitAutograd")
     library.impl("han_stack", _han_stack_autograd, "Autograd")
+    library.impl("han_stack_backward", _han_stack_backward_autograd, "Autograd")
     warnings.warn(
         "hanops was built without native code (HANOPS_NO_NATIVE): its ops run in plain torch, slowly", stacklevel=2
     )

@@ -45,7 +45,11 @@ struct BackwardTile {
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
       const int64_t first = row + r0;
       const SignRows signs(stack, call.signs, first, last);
-      Registers<A, kAtOnce> dot_gz, dot_p;
+      Dots<A, kAtOnce> dot_gz, dot_p;
+      const auto fold = [&] {
+        dot_gz.fold();
+        if constexpr (kDu) dot_p.fold();
+      };
       for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         const A* q = parameters + 2 * j * kLanes<A>;
         const Vec<A> w = load(q), b = load(q + kLanes<A>);
@@ -53,16 +57,16 @@ struct BackwardTile {
           const SignWord<A> negative = has_abs ? read_signs<A>(signs.at(r, j * kLanes<A>), columns) : SignWord<A>(0);
           const Vec<A> gz = flip<A>(read<T>(dy, first + r, j * kLanes<A>, columns), negative);
           gz.store(tile.at(j, r0 + r));
-          dot_gz[r] = vec::fmadd(w, gz, dot_gz[r]);
+          dot_gz.add(r, w, gz);
           if constexpr (kDu) {
             const Vec<A> p = flip<A>(read<T>(y, first + r, j * kLanes<A>, columns), negative) - b;
             p.store(tile.at(j, r0 + r, 1));
-            dot_p[r] = vec::fmadd(w, p, dot_p[r]);
+            dot_p.add(r, w, p);
           }
         });
-      });
-      sums<A>(dot_gz, A(-2), minus_beta2 + r0);
-      if constexpr (kDu) sums<A>(dot_p, A(-2), alpha2 + r0);
+      }, fold);
+      dot_gz.finish(-2, minus_beta2 + r0);
+      if constexpr (kDu) dot_p.finish(-2, alpha2 + r0);
     }
   }
 
@@ -75,7 +79,11 @@ struct BackwardTile {
     const Prefetch prefetch = to_come.next_pass();
     const auto tile = state;
     const Registers<A, R> c(minus_beta2), a(alpha2);
-    Registers<A, R> dot_gz, dot_p;
+    Dots<A, R> dot_gz, dot_p;
+    const auto fold = [&] {
+      dot_gz.fold();
+      if constexpr (kDu) dot_p.fold();
+    };
     for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
       const int64_t pair = 2 * j * kLanes<A>;
       prefetch(j);
@@ -89,20 +97,20 @@ struct BackwardTile {
         const SignWord<A> negative = read_signs<A>(signs.at(r, j * kLanes<A>), columns);
         const Vec<A> gz_below = flip<A>(vec::fmadd(c[r], w, gz), negative);
         gz_below.store(tile.at(j, r));
-        dot_gz[r] = vec::fmadd(w_below, gz_below, dot_gz[r]);
+        dot_gz.add(r, w_below, gz_below);
         if constexpr (kDu) {
           const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
           dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], x, dw));
           const Vec<A> p_below = flip<A>(x, negative) - b_below;
           p_below.store(tile.at(j, r, 1));
-          dot_p[r] = vec::fmadd(w_below, p_below, dot_p[r]);
+          dot_p.add(r, w_below, p_below);
         }
       });
       if constexpr (kDu) dw.store(partial + pair);
       if constexpr (kDb) db.store(partial + pair + kLanes<A>);
-    });
-    sums<A>(dot_gz, A(-2), minus_beta2);
-    if constexpr (kDu) sums<A>(dot_p, A(-2), alpha2);
+    }, fold);
+    dot_gz.finish(-2, minus_beta2);
+    if constexpr (kDu) dot_p.finish(-2, alpha2);
   }
 
   // Undoes layer 0, to dx.

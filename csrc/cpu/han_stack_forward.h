@@ -37,16 +37,16 @@ struct ForwardTile {
     const int64_t first = row;
     const A* w = layer_parameters<A>(stack, 0);
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
-      Registers<A, kAtOnce> dot;
+      Dots<A, kAtOnce> dot;
       for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         const Vec<A> w_j = load(w + 2 * j * kLanes<A>);
         unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
           const Vec<A> v = read<T>(x, first + r0 + r, j * kLanes<A>, columns);
           v.store(tile.at(j, r0 + r));
-          dot[r] = vec::fmadd(w_j, v, dot[r]);
+          dot.add(r, w_j, v);
         });
-      });
-      sums<A>(dot, A(-2), alpha2 + r0);
+      }, [&] { dot.fold(); });
+      dot.finish(-2, alpha2 + r0);
     }
   }
 
@@ -60,7 +60,7 @@ struct ForwardTile {
     const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
     const SignRows signs(stack, call.signs, row, layer);
     const Registers<A, R> a(alpha2);
-    Registers<A, R> dot;
+    Dots<A, R> dot;
     for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
       prefetch(j);
       const A* p = parameters + 2 * j * kLanes<A>;
@@ -70,10 +70,10 @@ struct ForwardTile {
         const Vec<A> out = z & (columns == kLanes<A> ? keep_all : keep_tail);
         if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
         out.store(tile.at(j, r));
-        dot[r] = vec::fmadd(w_next, out, dot[r]);
+        dot.add(r, w_next, out);
       });
-    });
-    sums<A>(dot, A(-2), alpha2);
+    }, [&] { dot.fold(); });
+    dot.finish(-2, alpha2);
   }
 
   // The last layer, to y.

@@ -44,7 +44,7 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
     for (int64_t i = 0; i < kLanes<A>; ++i) {
       const int64_t column = j * kLanes<A> + i;
       w[i] = i < columns ? static_cast<A>(scaled(column) * inverse) : A(0);
-      w[i + kLanes<A>] = i < columns && b ? static_cast<A>(b[column]) : A(0);
+      w[i + kLanes<A>] = i < columns && b ? static_cast<A>(b[column]) : A(-0.0);  // x + -0.0 is x, even for x = -0.0
     }
   });
   stack.norms[2 * layer] = scale;

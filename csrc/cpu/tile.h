@@ -23,12 +23,26 @@ inline const A* layer_parameters(const Stack& stack, int64_t layer) {
   return static_cast<const A*>(stack.packed) + layer * layer_size<A>(stack.features);
 }
 
-// Calls f(j, columns) for each column vector j; `columns` is a constant but for the tail, which comes last.
+// Calls f(j, columns) for each column vector j; `columns` is a constant but for the tail, which comes last. Between
+// blocks of column vectors it calls fold().
+template <class A, class F, class Fold>
+HANOPS_INLINE void for_columns(int64_t features, F&& f, Fold&& fold) {
+  constexpr int64_t kBlock = 64;
+  const int64_t full = features / kLanes<A>;
+  int64_t j = 0;
+  for (;;) {
+    for (const int64_t end = std::min(j + kBlock, full); j < end; ++j) {
+      f(j, std::integral_constant<int64_t, kLanes<A>>{});
+    }
+    if (j == full) break;
+    fold();
+  }
+  if (full * kLanes<A> < features) f(full, features - full * kLanes<A>);
+}
+
 template <class A, class F>
 HANOPS_INLINE void for_columns(int64_t features, F&& f) {
-  const int64_t full = features / kLanes<A>;
-  for (int64_t j = 0; j < full; ++j) f(j, std::integral_constant<int64_t, kLanes<A>>{});
-  if (full * kLanes<A> < features) f(full, features - full * kLanes<A>);
+  for_columns<A>(features, std::forward<F>(f), [] {});
 }
 
 // The first `columns` lanes at (row, column); the others are 0.

@@ -196,5 +196,32 @@ HANOPS_INLINE void sums(const Registers<A, R>& rows, A scale, A* out) {
   unroll<R>([&](auto r) HANOPS_LAMBDA { out[r] = scale * sum<A>(rows[r]); });
 }
 
+// Dot products of R rows, summed in blocks of columns: the error grows with the block, not with the row.
+template <class A, int R>
+class Dots {
+ public:
+  HANOPS_INLINE void add(int r, const Vec<A>& a, const Vec<A>& b) { sum_[r] = vec::fmadd(a, b, sum_[r]); }
+
+  // Ends a block that another one follows.
+  void fold() {
+    unroll<R>([&](auto r) HANOPS_LAMBDA {
+      if (folded_) sum_[r] = sum_[r] + load(blocks_[r]);
+      sum_[r].store(blocks_[r]);
+      sum_[r] = Vec<A>(A(0));
+    });
+    folded_ = true;
+  }
+
+  HANOPS_INLINE void finish(A scale, A* out) {
+    if (folded_) unroll<R>([&](auto r) HANOPS_LAMBDA { sum_[r] = sum_[r] + load(blocks_[r]); });
+    sums<A>(sum_, scale, out);
+  }
+
+ private:
+  Registers<A, R> sum_;
+  alignas(64) A blocks_[R][kLanes<A>];
+  bool folded_ = false;
+};
+
 }  // namespace CPU_CAPABILITY
 }  // namespace hanops::cpu

@@ -1,0 +1,151 @@
+"""How a result is trusted: its error against float64 may be twice that of eager float32, plus a few roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hanops import reference
+
+Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
+@dataclass
+class Problem:
+    """Inputs of a stack: x and dy (..., features), u and b (layers, features) or with leading groups."""
+
+    x: Tensor
+    u: Tensor
+    b: Tensor | None
+    dy: Tensor
+    final_abs: bool = True
+
+    def inputs(self, dtype: torch.dtype | None = None) -> list[Tensor]:
+        tensors = [t for t in (self.x, self.u, self.b) if t is not None]
+        return [(t if dtype is None else t.to(dtype)).detach().requires_grad_() for t in tensors]
+
+    def run(self, stack: Stack, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Returns y, dx, du and db of `stack`, computed from the inputs converted to `dtype`."""
+        inputs = self.inputs(dtype)
+        y = stack(inputs[0], inputs[1], inputs[2] if self.b is not None else None, self.final_abs)
+        grads = torch.autograd.grad(y, inputs, self.dy.to(y.dtype))
+        return dict(zip(("y", "dx", "du", "db"), (y.detach(), *grads), strict=False))
+
+
+def problem(
+    rows: int,
+    features: int,
+    layers: int,
+    dtype: torch.dtype,
+    *,
+    groups: int | None = None,
+    parameters: torch.dtype | None = None,
+    bias: float | None = 0.3,
+    scale: float = 1.0,
+    final_abs: bool = True,
+    device: torch.device | str = "cpu",
+) -> Problem:
+    """Makes random inputs; x and dy are slices of larger tensors, so that their rows are neither packed nor aligned."""
+    lead = () if groups is None else (groups,)
+
+    def sliced() -> Tensor:
+        return torch.randn(*lead, rows, features + 3, device=device, dtype=torch.float64)[..., 2:-1]
+
+    x, dy = (scale * sliced()).to(dtype), sliced().to(dtype)
+    wide_x, wide_dy = (torch.empty(*t.shape[:-1], features + 3, dtype=dtype, device=device) for t in (x, dy))
+    wide_x[..., 2:-1], wide_dy[..., 2:-1] = x, dy
+    u = torch.randn(*lead, layers, features, device=device).to(parameters or dtype)
+    b = None if bias is None else (bias * torch.randn(*lead, layers, features, device=device)).to(parameters or dtype)
+    return Problem(wide_x[..., 2:-1], u, b, wide_dy[..., 2:-1], final_abs)
+
+
+def activations(p: Problem) -> list[Tensor]:
+    """Returns x_0, z_1, z_2, ... in float64, each before its absolute value."""
+    x, u = p.x.double(), p.u.double()
+    zs = [x]
+    for layer in range(u.shape[-2]):
+        b = None if p.b is None else p.b.double()[..., layer : layer + 1, :]
+        x = zs[-1] if layer == 0 else zs[-1].abs()
+        zs.append(reference.han_stack(x, u[..., layer : layer + 1, :], b, final_abs=False))
+    return zs
+
+
+def silence_kinks(p: Problem, zs: list[Tensor]) -> int:
+    """Sets dy = 0 in rows with some |z| within rounding of 0, where either derivative is right; returns how many."""
+    eps = torch.finfo(reference.arithmetic_dtype(p.x.dtype)).eps / 2
+    near = torch.zeros(p.x.shape[:-1], dtype=torch.bool, device=p.x.device)
+    for depth, z in enumerate(zs[1:], start=1):
+        if depth == len(zs) - 1 and not p.final_abs:
+            continue
+        z = z.abs()
+        near |= (z <= eps * (4 + depth**0.5) * z.amax(-1, keepdim=True)).any(-1)
+    p.dy[near] = 0
+    return int(near.sum())
+
+
+def norms(t: Tensor, by_layer: bool) -> Tensor:
+    """Returns the Frobenius norm of t, or of each layer of t, (..., layers, features)."""
+    return t.double().movedim(-2, 0).flatten(1).norm(dim=1) if by_layer else t.double().norm().unsqueeze(0)
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    """Returns |value - truth| / |truth|, 0 where both are 0."""
+    error, norm = norms(value.double() - truth, False).item(), norms(truth, False).item()
+    return error / norm if norm else (0.0 if error == 0 else float("inf"))
+
+
+def eager_runs(p: Problem, orders: int = 2) -> list[dict[str, Tensor]]:
+    """Runs the eager formula, each time with the features, and so the sums, in another order."""
+    dtype = reference.arithmetic_dtype(p.x.dtype)
+    runs = []
+    for order in range(orders):
+        features = torch.arange(p.x.shape[-1]) if order == 0 else torch.randperm(p.x.shape[-1])
+        back = features.argsort()
+        shuffled = Problem(p.x[..., features], p.u[..., features], None, p.dy[..., features], p.final_abs)
+        shuffled.b = None if p.b is None else p.b[..., features]
+        run = shuffled.run(reference.han_stack, dtype)
+        runs.append({name: value[..., back] for name, value in run.items()})
+    return runs
+
+
+def check(stack: Stack, p: Problem) -> int:
+    """Asserts that `stack` is as exact on `p` as its dtype allows; returns the number of silenced rows.
+
+    The bound is 2 * (error of eager float32, rounded once) + c * eps * max_l |x_L| / |x_l|, with c = 16 + L / 25 and
+    eps half an ulp of y's dtype: rebuilding x_l from a rounded y costs that much. For float64 the eager error is that
+    of float64 itself, as its spread over orders of summation.
+    du is measured layer by layer, relative to the layer's own norm or, where that is smaller, to that of the median
+    layer: in a deep stack some gradients cancel almost to nothing.
+    """
+    zs = activations(p)
+    silenced = silence_kinks(p, zs)
+    rows = p.x.numel() // p.x.shape[-1]
+    assert silenced <= rows / 2, f"{silenced} of {rows} rows lie on a kink: the test would say little"
+    truth, eager, got = p.run(reference.han_stack, torch.float64), eager_runs(p), p.run(stack)
+    sizes = [z.norm().item() for z in zs]
+    layers = len(zs) - 1
+    growth = max((sizes[-1] / size for size in sizes if size), default=1.0)
+    allowance = (16 + layers / 25) * torch.finfo(p.x.dtype).eps / 2 * growth
+    for name, value in got.items():
+        assert value.shape == truth[name].shape
+        assert value.dtype == (p.x if name in ("y", "dx") else p.u).dtype
+        assert value.isfinite().all(), f"{name} is not finite"
+        by_layer = name == "du"
+        scale = norms(truth[name], by_layer)
+        if by_layer:
+            # A layer's gradient may cancel: it is a sum of terms as large as dy and x, divided by |u|.
+            lengths = norms(p.u, True)
+            typical = (scale * lengths).median() / lengths
+            terms = p.dy.double().norm() * sizes[0] / lengths / p.x.shape[-1]
+            scale = torch.maximum(scale, torch.maximum(typical, terms))
+        yardstick = torch.stack([norms(run[name].to(value.dtype) - truth[name], by_layer) for run in eager]).amax(0)
+        error, bound = norms(value - truth[name], by_layer), 2 * yardstick + allowance * scale
+        worst = int((error - bound).argmax())
+        assert (error <= bound).all(), (
+            f"{name}{[worst] if by_layer else ''}: error {error[worst] / scale[worst]:.2e},"
+            f" eager {yardstick[worst] / scale[worst]:.2e}, allowance {allowance:.2e}"
+        )
+    return silenced

@@ -1,0 +1,77 @@
+"""Which backend runs, who decides, and that it is told."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import hanops
+
+native = hanops.ops.native is not None
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_explain():
+    told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
+    assert told.backend == ("cpu" if native else "reference")
+    assert set(told.others) | {told.backend} == {"cpu", "reference"}
+    assert told.backend in str(told)
+    with hanops.use_backend("reference"):
+        told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
+    assert told.backend == "reference"
+    assert told.reason == "it was asked for"
+
+
+def test_explain_checks_its_arguments():
+    with pytest.raises(ValueError, match="u must have shape"):
+        hanops.explain(torch.randn(2, 4), torch.randn(4))
+
+
+@pytest.mark.skipif(not native, reason="needs the native backend")
+def test_a_backend_that_cannot_run_says_so():
+    x, u = torch.empty(2, 4, device="meta"), torch.empty(3, 4, device="meta")
+    assert hanops.explain(x, u).backend == "reference"
+    with (
+        hanops.use_backend("cpu"),
+        pytest.raises(RuntimeError, match="'cpu' was asked for, but the tensors are on meta"),
+    ):
+        hanops.explain(x, u)
+
+
+def test_use_backend_is_undone():
+    with pytest.raises(KeyError), hanops.use_backend("reference"):
+        raise KeyError
+    assert hanops.explain(torch.randn(2, 4), torch.randn(3, 4)).reason != "it was asked for"
+    with (
+        pytest.raises(ValueError, match="backend must be one of auto, cpu, reference, got 'fast'"),
+        hanops.use_backend("fast"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not native, reason="needs two backends")
+def test_the_choice_reaches_the_ops():
+    """Bits differ in the last place between the backends, so that their outputs tell which one ran."""
+    x, u, b = torch.randn(64, 300), torch.randn(9, 300), torch.randn(9, 300)
+    outputs = {}
+    for name in ("auto", "cpu", "reference"):
+        with hanops.use_backend(name):
+            outputs[name] = hanops.han_stack(x, u, b)
+    assert torch.equal(outputs["auto"], outputs["cpu"])
+    assert not torch.equal(outputs["cpu"], outputs["reference"])
+    torch.testing.assert_close(outputs["cpu"], outputs["reference"])
+
+
+def test_environment_variable():
+    script = "import torch, hanops; print(hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend)"
+    assert run(script, HANOPS_BACKEND="reference").stdout.split() == ["reference"]
+    failed = run(script, HANOPS_BACKEND="fast")
+    assert failed.returncode != 0
+    assert "HANOPS_BACKEND: backend must be one of auto, cpu, reference, got 'fast'" in failed.stderr

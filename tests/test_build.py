@@ -1,0 +1,104 @@
+"""The package as it is built: without native code, for another torch, and what the native module leaves behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hanops
+
+PACKAGE = Path(hanops.__file__).parent
+
+SCRIPT = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import hanops
+    import hanops.modules
+assert [str(w.message) for w in caught if "native" in str(w.message)] == [
+    "hanops was built without native code (HANOPS_NO_NATIVE): its ops run in plain torch, slowly"
+], caught
+import sys, torch, pytest
+sys.path.insert(0, {tests!r})
+from accuracy import check, problem
+assert hanops.ops.native is None
+assert hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend == "reference"
+for dtype in (torch.float64, torch.float32, torch.bfloat16):
+    for groups in (None, 3):
+        for final_abs in (True, False):
+            p = problem(13, 21, 5, dtype, groups=groups, final_abs=final_abs)
+            check(torch.ops.hanops.han_stack, p)
+p = problem(4, 6, 3, torch.float64)
+torch.autograd.gradcheck(torch.ops.hanops.han_stack, p.inputs())
+torch.library.opcheck(torch.ops.hanops.han_stack.default, tuple(p.inputs()))
+y, signs = torch.ops.hanops.han_stack_forward(p.x, p.u, p.b, True, True)
+assert signs.shape == (4, 3, 1)
+with pytest.raises(ValueError, match="u must have shape"):
+    hanops.han_stack(p.x, p.u[0])
+with pytest.raises(ValueError, match="'cpu' is not available"), hanops.use_backend("cpu"):
+    pass
+(dx,) = torch.autograd.grad(hanops.han_stack(*p.inputs()[:1], p.u.requires_grad_()).sum(), p.u, create_graph=True)
+with pytest.raises(RuntimeError, match="double backward is not implemented"):
+    dx.sum().backward()
+with torch.no_grad():
+    assert not hanops.HanStack(4, 2)(torch.ones(1, 4)).requires_grad
+"""
+
+
+def copy_of_package(folder: Path) -> Path:
+    shutil.copytree(PACKAGE, folder / "hanops", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return folder
+
+
+def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    # An editable install answers for whatever module the copy lacks.
+    alone = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '_Editable' not in getattr(f, '__name__', '')]\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", alone + script], env=environment, capture_output=True, text=True, cwd=folder
+    )
+
+
+def test_without_native_code(tmp_path):
+    done = run(copy_of_package(tmp_path), SCRIPT.format(tests=str(Path(__file__).parent)))
+    assert done.returncode == 0, done.stderr
+
+
+def test_library_that_does_not_load(tmp_path):
+    """A module that was linked against another torch fails with undefined symbols: the error says what to do."""
+    import importlib.machinery
+
+    folder = copy_of_package(tmp_path)
+    (folder / "hanops" / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF of another time")
+    done = run(folder, "import hanops")
+    assert "hanops: the native library does not load with torch" in done.stderr
+    assert "Reinstall hanops" in done.stderr
+
+
+@pytest.mark.skipif(hanops.ops.native is None or shutil.which("nm") is None, reason="needs the native module and nm")
+def test_no_code_of_one_instruction_set_under_a_shared_name():
+    """A weak symbol of the standard library, kept from the AVX-512 objects, would crash an older machine."""
+    objects = list((PACKAGE.parent / "build" / "cmake").glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    if not objects:
+        pytest.skip("the objects of the build are not beside the package")
+    for path in objects:
+        symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
+        weak = [line for line in symbols.splitlines() if " W " in line or " V " in line or " u " in line]
+        instruction_set = path.parts[path.parts.index("CMakeFiles") + 1].removeprefix("kernels_").removesuffix(".dir")
+        strangers = [line for line in weak if f"::{instruction_set}::" not in line]
+        assert weak
+        assert instruction_set == "DEFAULT" or not strangers, f"{instruction_set}: {strangers[:3]}"
+
+
+def test_build_info():
+    if hanops.ops.native is None:
+        pytest.skip("no native module")
+    info = hanops.ops.native.build_info()
+    assert info["instruction_set"] in info["instruction_sets"]
+    assert info["float32_lanes"] in (4, 8, 16)
+    assert hanops.ops.native.fma_vectors_per_second(0.01) > 1e6

@@ -1,0 +1,162 @@
+"""HanStack and HanLayer behave as nn.Linear does: parameters, initialisation, state, copies, errors."""
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import hanops
+from hanops import reference
+
+
+def test_parameters_and_initialisation():
+    stack = hanops.HanStack(200, 30)
+    assert [(name, tuple(p.shape)) for name, p in stack.named_parameters()] == [("u", (30, 200)), ("b", (30, 200))]
+    torch.testing.assert_close(stack.u.norm(dim=-1), torch.ones(30))
+    bound = 1 / math.sqrt(200)
+    assert stack.b.abs().max() <= bound
+    assert stack.b.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert (stack.u @ stack.u.t() - torch.eye(30)).abs().max() < 0.5  # directions are independent
+
+
+def test_reset_parameters_draws_anew():
+    stack = hanops.HanStack(8, 2)
+    before = stack.u.clone()
+    stack.reset_parameters()
+    assert not torch.equal(before, stack.u)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes(dtype):
+    stack = hanops.HanStack(16, 3, dtype=dtype)
+    assert stack.u.dtype == stack.b.dtype == dtype
+    assert stack(torch.randn(2, 16, dtype=dtype)).dtype == dtype
+    torch.testing.assert_close(stack.u.float().norm(dim=-1), torch.ones(3), rtol=1e-2, atol=0)
+    moved = hanops.HanStack(16, 3).to(dtype)
+    assert moved(torch.randn(2, 16, dtype=dtype)).dtype == dtype
+
+
+def test_groups():
+    stack = hanops.HanStack(16, 3, groups=5)
+    assert stack.u.shape == stack.b.shape == (5, 3, 16)
+    x = torch.randn(5, 7, 16)
+    torch.testing.assert_close(stack(x), reference.han_stack(x, stack.u, stack.b))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
+def test_dim(dim):
+    x = torch.randn(4, 6, 8, requires_grad=True)
+    stack = hanops.HanStack(x.shape[dim], 3, dim=dim)
+    y = stack(x)
+    assert y.shape == x.shape
+    moved = reference.han_stack(x.movedim(dim, -1), stack.u, stack.b).movedim(-1, dim)
+    torch.testing.assert_close(y, moved)
+    dy = torch.randn_like(y)
+    torch.testing.assert_close(*(torch.autograd.grad(out, x, dy)[0] for out in (y, moved)))
+
+
+def test_dim_with_groups():
+    x = torch.randn(4, 6, 8)
+    stack = hanops.HanStack(6, 2, dim=1, groups=4)
+    torch.testing.assert_close(stack(x), reference.han_stack(x.mT, stack.u, stack.b).mT)
+    with pytest.raises(ValueError, match="dim -3 is the axis of the groups"):
+        hanops.HanStack(4, 2, dim=-3, groups=4)(x)
+
+
+def test_layer_is_a_stack_of_depth_one():
+    layer = hanops.HanLayer(8)
+    assert isinstance(layer, hanops.HanStack)
+    assert layer.depth == 1
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(layer(x), hanops.han_layer(x, layer.u[0], layer.b[0]))
+
+
+def test_final_abs_and_no_bias():
+    stack = hanops.HanStack(8, 1, final_abs=False, bias=False)
+    assert stack.b is None
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(stack(stack(x)), x)  # a reflection is its own inverse
+
+
+def test_repr():
+    assert repr(hanops.HanStack(8, 2)) == "HanStack(features=8, depth=2, bias=True)"
+    full = hanops.HanStack(8, 2, dim=1, groups=3, bias=False, final_abs=False)
+    assert full.extra_repr() == "features=8, depth=2, dim=1, groups=3, bias=False, final_abs=False"
+
+
+def test_state_dict_round_trip():
+    a, b = hanops.HanStack(8, 2), hanops.HanStack(8, 2)
+    x = torch.randn(3, 8)
+    assert list(a.state_dict()) == ["u", "b"]
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a(x), b(x))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        hanops.HanStack(8, 3).load_state_dict(a.state_dict())
+
+
+def test_copies():
+    stack = nn.Sequential(hanops.HanStack(8, 2), nn.Linear(8, 1))
+    x = torch.randn(3, 8)
+    buffer = io.BytesIO()
+    torch.save(stack, buffer)
+    buffer.seek(0)
+    copies = [copy.deepcopy(stack), pickle.loads(pickle.dumps(stack)), torch.load(buffer, weights_only=False)]
+    for other in copies:
+        assert torch.equal(other(x), stack(x))
+        assert other[0].u.data_ptr() != stack[0].u.data_ptr()
+
+
+def test_meta_device():
+    stack = hanops.HanStack(8, 2, device="meta")
+    assert stack.u.is_meta
+    stack = stack.to_empty(device="cpu")
+    stack.reset_parameters()
+    torch.testing.assert_close(stack.u.norm(dim=-1), torch.ones(2))
+    torch.nn.utils.skip_init(hanops.HanStack, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0, 1), ValueError, "HanStack: features must be at least 1, got 0"),
+        ((4, -1), ValueError, "HanStack: depth must be at least 0, got -1"),
+        ((4.0, 1), TypeError, "HanStack: features must be an int, got 4.0"),
+        ((4, True), TypeError, "HanStack: depth must be an int, got True"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        hanops.HanStack(*arguments)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="groups must be at least 1, got 0"):
+        hanops.HanStack(4, 1, groups=0)
+    with pytest.raises(TypeError, match="dim must be an int, got '1'"):
+        hanops.HanStack(4, 1, dim="1")
+    with pytest.raises(ValueError, match="dim must not be 0, the axis of the groups"):
+        hanops.HanStack(4, 1, dim=0, groups=2)
+    with pytest.raises(ValueError, match=r"HanLayer: x must have an axis 2, got shape \[3, 4\]"):
+        hanops.HanLayer(4, dim=2)(torch.randn(3, 4))
+    with pytest.raises(ValueError, match="HanLayer: features must be at least 1"):
+        hanops.HanLayer(0)
+
+
+def test_training_reduces_the_loss():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 32), hanops.HanStack(32, 8), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    x = torch.rand(256, 2) * 2 - 1
+    target = torch.sign(torch.sin(4 * x[:, :1]) * torch.sin(4 * x[:, 1:]))
+    losses = []
+    for _ in range(200):
+        loss = (model(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]

@@ -28,7 +28,7 @@ $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
 	@touch $@
 
 bench: build  ## the quick benchmark: HanStack against Linear + ReLU, eager Han layers and torch.compile
-	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q -p no:doctest
+	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q
 
 test: build  ## all tests
 	@$(PY) -m pytest -q --durations=10
@@ -45,7 +45,7 @@ format: build  ## rewrite the sources in the project's format
 	@$(VENV)/bin/clang-format -i $(SOURCES)
 
 readme: build  ## run the quick benchmark and write its table into README.md
-	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/cpu-quick.json -q -p no:doctest
+	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/cpu-quick.json -q
 	@$(PY) benchmarks/table.py benchmarks/results/cpu-quick.json --readme README.md
 
 sdist: $(STAMP)  ## a source distribution in dist/, without a network

@@ -31,8 +31,8 @@ class CMakeBuild(build_ext):
         except subprocess.CalledProcessError as error:
             raise SystemExit(
                 "hanops: the native build failed; the reason stands above. It needs a C++20 compiler, and cmake, ninja,"
-                " pybind11 and torch in this environment (pip install --no-build-isolation). HANOPS_NO_NATIVE=1 installs"
-                " the package without native code, which is slow."
+                " pybind11 and torch in this environment (pip install --no-build-isolation). HANOPS_NO_NATIVE=1"
+                " installs the package without native code, which is slow."
             ) from error
         target.mkdir(parents=True, exist_ok=True)
         for library in build.glob("_C*"):

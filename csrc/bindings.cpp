@@ -44,7 +44,8 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native part of hanops; importing it registers the ops under torch.ops.hanops.";
   m.def("build_info", &build_info, "What this module was built with and which instruction set it runs.");
-  m.def("fma_vectors_per_second", &fma_vectors_per_second, py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
+  m.def("fma_vectors_per_second", &fma_vectors_per_second, py::arg("seconds") = 0.2,
+        py::call_guard<py::gil_scoped_release>(),
         "Independent float32 multiply-adds of whole vectors per second on one core, the best of many short runs.");
   m.def("set_backend", [](const std::string& name) {
     if (name != "auto" && name != "cpu" && name != "reference") throw py::value_error("no such backend: " + name);

@@ -9,10 +9,13 @@
 
 namespace hanops {
 
-inline std::string dtype_name(const at::Tensor& t) { return c10::str("torch.", c10::getDtypeNames(t.scalar_type()).first); }
+inline std::string dtype_name(const at::Tensor& t) {
+  return c10::str("torch.", c10::getDtypeNames(t.scalar_type()).first);
+}
 
 // The rows `x` (called `name` in messages), the reflectors u and the biases b of one stack, or of one per group.
-inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u, const std::optional<at::Tensor>& b) {
+inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u,
+                        const std::optional<at::Tensor>& b) {
   const auto dtype = x.scalar_type();
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
                    "han_stack: ", name, " must be float64, float32, bfloat16 or float16, got ", dtype_name(x));

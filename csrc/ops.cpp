@@ -91,8 +91,7 @@ struct HanStackBackward : Function<HanStackBackward> {
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy, const OptionalTensor& y,
                                                                const Tensor& signs, const Tensor& u,
                                                                const OptionalTensor& b, bool final_abs, Needs needs) {
-  if (at::GradMode::is_enabled() &&
-      (dy.requires_grad() || requires_grad(y) || u.requires_grad() || requires_grad(b))) {
+  if (at::GradMode::is_enabled() && (dy.requires_grad() || requires_grad(y) || u.requires_grad() || requires_grad(b))) {
     auto grads = HanStackBackward::apply(dy, y, signs, u, b, final_abs, needs);
     return {grads[0], grads[1], grads[2]};
   }
@@ -128,8 +127,7 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x, const Tensor& u, const O
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
-                                                const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                                Needs needs) {
+                                                const Tensor& u, const OptionalTensor& b, bool final_abs, Needs needs) {
   check_stack("dy", dy, u, b);
   check_saved(dy, y, signs, u, final_abs, needs);
   if (chosen_backend == Backend::kReference) return backward_reference(dy, y, signs, u, b, final_abs, needs);

@@ -1,4 +1,4 @@
-"""Han layers as modules: `HanStack` in place of a stack of square Linear layers with ReLU, `HanLayer` in place of one."""
+"""Han layers as modules: HanStack in place of square Linear layers with ReLU, HanLayer in place of one."""
 
 from __future__ import annotations
 

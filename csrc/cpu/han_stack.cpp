@@ -26,10 +26,14 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 Storage storage_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case at::kFloat: return Storage::kFloat;
-    case at::kDouble: return Storage::kDouble;
-    case at::kBFloat16: return Storage::kBFloat16;
-    default: return Storage::kHalf;
+    case at::kFloat:
+      return Storage::kFloat;
+    case at::kDouble:
+      return Storage::kDouble;
+    case at::kBFloat16:
+      return Storage::kBFloat16;
+    default:
+      return Storage::kHalf;
   }
 }
 
@@ -118,7 +122,8 @@ struct Extent {
 };
 
 // Rows behind one partial sum of du and db: a function of the shape alone, so that the sums are the same for any
-// number of threads. 128 rows keep the partial sums at half the size of the saved bits; 256 parts are work for many cores.
+// number of threads. 128 rows keep the partial sums at half the size of the saved bits; 256 parts are work for many
+// cores.
 int64_t rows_of_part(int64_t rows, int64_t unit) {
   return round_up(std::max(ceil_div(rows, 256), std::min<int64_t>(ceil_div(rows, 4), 128)), unit);
 }

@@ -50,21 +50,25 @@ struct BackwardTile {
         dot_gz.fold();
         if constexpr (kDu) dot_p.fold();
       };
-      for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-        const A* q = parameters + 2 * j * kLanes<A>;
-        const Vec<A> w = load(q), b = load(q + kLanes<A>);
-        unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
-          const SignWord<A> negative = has_abs ? read_signs<A>(signs.at(r, j * kLanes<A>), columns) : SignWord<A>(0);
-          const Vec<A> gz = flip<A>(read<T>(dy, first + r, j * kLanes<A>, columns), negative);
-          gz.store(tile.at(j, r0 + r));
-          dot_gz.add(r, w, gz);
-          if constexpr (kDu) {
-            const Vec<A> p = flip<A>(read<T>(y, first + r, j * kLanes<A>, columns), negative) - b;
-            p.store(tile.at(j, r0 + r, 1));
-            dot_p.add(r, w, p);
-          }
-        });
-      }, fold);
+      for_columns<A>(
+          stack.features,
+          [&](int64_t j, auto columns) HANOPS_LAMBDA {
+            const A* q = parameters + 2 * j * kLanes<A>;
+            const Vec<A> w = load(q), b = load(q + kLanes<A>);
+            unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
+              const SignWord<A> negative =
+                  has_abs ? read_signs<A>(signs.at(r, j * kLanes<A>), columns) : SignWord<A>(0);
+              const Vec<A> gz = flip<A>(read<T>(dy, first + r, j * kLanes<A>, columns), negative);
+              gz.store(tile.at(j, r0 + r));
+              dot_gz.add(r, w, gz);
+              if constexpr (kDu) {
+                const Vec<A> p = flip<A>(read<T>(y, first + r, j * kLanes<A>, columns), negative) - b;
+                p.store(tile.at(j, r0 + r, 1));
+                dot_p.add(r, w, p);
+              }
+            });
+          },
+          fold);
       dot_gz.finish(-2, minus_beta2 + r0);
       if constexpr (kDu) dot_p.finish(-2, alpha2 + r0);
     }
@@ -84,31 +88,35 @@ struct BackwardTile {
       dot_gz.fold();
       if constexpr (kDu) dot_p.fold();
     };
-    for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-      const int64_t pair = 2 * j * kLanes<A>;
-      prefetch(j);
-      const Vec<A> w = load(parameters + pair), w_below = load(below + pair), b_below = load(below + pair + kLanes<A>);
-      Vec<A> dw, db;
-      if constexpr (kDu) dw = load(partial + pair);
-      if constexpr (kDb) db = load(partial + pair + kLanes<A>);
-      unroll<R>([&](auto r) HANOPS_LAMBDA {
-        const Vec<A> gz = load(tile.at(j, r));
-        if constexpr (kDb) db = db + gz;
-        const SignWord<A> negative = read_signs<A>(signs.at(r, j * kLanes<A>), columns);
-        const Vec<A> gz_below = flip<A>(vec::fmadd(c[r], w, gz), negative);
-        gz_below.store(tile.at(j, r));
-        dot_gz.add(r, w_below, gz_below);
-        if constexpr (kDu) {
-          const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
-          dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], x, dw));
-          const Vec<A> p_below = flip<A>(x, negative) - b_below;
-          p_below.store(tile.at(j, r, 1));
-          dot_p.add(r, w_below, p_below);
-        }
-      });
-      if constexpr (kDu) dw.store(partial + pair);
-      if constexpr (kDb) db.store(partial + pair + kLanes<A>);
-    }, fold);
+    for_columns<A>(
+        stack.features,
+        [&](int64_t j, auto columns) HANOPS_LAMBDA {
+          const int64_t pair = 2 * j * kLanes<A>;
+          prefetch(j);
+          const Vec<A> w = load(parameters + pair), w_below = load(below + pair),
+                       b_below = load(below + pair + kLanes<A>);
+          Vec<A> dw, db;
+          if constexpr (kDu) dw = load(partial + pair);
+          if constexpr (kDb) db = load(partial + pair + kLanes<A>);
+          unroll<R>([&](auto r) HANOPS_LAMBDA {
+            const Vec<A> gz = load(tile.at(j, r));
+            if constexpr (kDb) db = db + gz;
+            const SignWord<A> negative = read_signs<A>(signs.at(r, j * kLanes<A>), columns);
+            const Vec<A> gz_below = flip<A>(vec::fmadd(c[r], w, gz), negative);
+            gz_below.store(tile.at(j, r));
+            dot_gz.add(r, w_below, gz_below);
+            if constexpr (kDu) {
+              const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
+              dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], x, dw));
+              const Vec<A> p_below = flip<A>(x, negative) - b_below;
+              p_below.store(tile.at(j, r, 1));
+              dot_p.add(r, w_below, p_below);
+            }
+          });
+          if constexpr (kDu) dw.store(partial + pair);
+          if constexpr (kDb) db.store(partial + pair + kLanes<A>);
+        },
+        fold);
     dot_gz.finish(-2, minus_beta2);
     if constexpr (kDu) dot_p.finish(-2, alpha2);
   }
@@ -144,7 +152,7 @@ template <class T, int R, bool kDu, bool kDb>
 void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Accumulate<T>* partials,
                     Accumulate<T>* scratch) {
   using A = Accumulate<T>;
-  const int64_t tile_size = Tile<A, R, kDu ? 2 : 1>::size(stack.features);
+  const int64_t tile_size = Tile < A, R, kDu ? 2 : 1 > ::size(stack.features);
   const int64_t side_by_side = tiles_in_cache(tile_size * sizeof(A));
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);

@@ -38,14 +38,17 @@ struct ForwardTile {
     const A* w = layer_parameters<A>(stack, 0);
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
       Dots<A, kAtOnce> dot;
-      for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-        const Vec<A> w_j = load(w + 2 * j * kLanes<A>);
-        unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
-          const Vec<A> v = read<T>(x, first + r0 + r, j * kLanes<A>, columns);
-          v.store(tile.at(j, r0 + r));
-          dot.add(r, w_j, v);
-        });
-      }, [&] { dot.fold(); });
+      for_columns<A>(
+          stack.features,
+          [&](int64_t j, auto columns) HANOPS_LAMBDA {
+            const Vec<A> w_j = load(w + 2 * j * kLanes<A>);
+            unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
+              const Vec<A> v = read<T>(x, first + r0 + r, j * kLanes<A>, columns);
+              v.store(tile.at(j, r0 + r));
+              dot.add(r, w_j, v);
+            });
+          },
+          [&] { dot.fold(); });
       dot.finish(-2, alpha2 + r0);
     }
   }
@@ -61,18 +64,21 @@ struct ForwardTile {
     const SignRows signs(stack, call.signs, row, layer);
     const Registers<A, R> a(alpha2);
     Dots<A, R> dot;
-    for_columns<A>(stack.features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-      prefetch(j);
-      const A* p = parameters + 2 * j * kLanes<A>;
-      const Vec<A> w = load(p), b = load(p + kLanes<A>), w_next = load(next + 2 * j * kLanes<A>);
-      unroll<R>([&](auto r) HANOPS_LAMBDA {
-        const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r))) + b;
-        const Vec<A> out = z & (columns == kLanes<A> ? keep_all : keep_tail);
-        if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
-        out.store(tile.at(j, r));
-        dot.add(r, w_next, out);
-      });
-    }, [&] { dot.fold(); });
+    for_columns<A>(
+        stack.features,
+        [&](int64_t j, auto columns) HANOPS_LAMBDA {
+          prefetch(j);
+          const A* p = parameters + 2 * j * kLanes<A>;
+          const Vec<A> w = load(p), b = load(p + kLanes<A>), w_next = load(next + 2 * j * kLanes<A>);
+          unroll<R>([&](auto r) HANOPS_LAMBDA {
+            const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r))) + b;
+            const Vec<A> out = z & (columns == kLanes<A> ? keep_all : keep_tail);
+            if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
+            out.store(tile.at(j, r));
+            dot.add(r, w_next, out);
+          });
+        },
+        [&] { dot.fold(); });
     dot.finish(-2, alpha2);
   }
 

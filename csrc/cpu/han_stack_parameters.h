@@ -8,11 +8,16 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-// Where column i of w, or of dw, stands in a packed layer; that of b, or of db, is kLanes further.
-template <class A>
-inline int64_t position(int64_t i) {
-  return i / kLanes<A> * 2 * kLanes<A> + i % kLanes<A>;
-}
+// A sum in double, one term for each lane: a loop over lanes becomes vector code.
+struct LaneSums {
+  double lanes[16] = {};
+
+  double total() const {
+    double sum = 0;
+    for (const double lane : lanes) sum += lane;
+    return sum;
+  }
+};
 
 // Packs w and b of one layer. The norm is taken in double; for double itself u is scaled by its largest element first.
 // So neither tiny nor huge u under- or overflows.
@@ -29,23 +34,29 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
     for (int64_t i = 0; i < features; ++i) largest = std::max(largest, std::fabs(u[i]));
     if (largest > 0 && std::isfinite(largest)) scale = largest;
   }
-  const auto scaled = [&](int64_t i) -> double {
-    if constexpr (std::is_same_v<P, double>) return u[i] / scale;
-    return static_cast<float>(u[i]);
-  };
-  double partial[8] = {};  // independent sums, so that the loop is not bound by the latency of one
-  for (int64_t i = 0; i < features; ++i) partial[i % 8] += scaled(i) * scaled(i);
-  double squares = 0;
-  for (const double p : partial) squares += p;
-  const double norm = std::sqrt(squares), inverse = squares == 0 ? 0 : 1 / norm;  // u = 0: H = I
-
-  for_columns<A>(features, [&](int64_t j, int64_t columns) {
-    A* w = packed + 2 * j * kLanes<A>;
-    for (int64_t i = 0; i < kLanes<A>; ++i) {
-      const int64_t column = j * kLanes<A> + i;
-      w[i] = i < columns ? static_cast<A>(scaled(column) * inverse) : A(0);
-      w[i + kLanes<A>] = i < columns && b ? static_cast<A>(b[column]) : A(-0.0);  // x + -0.0 is x, even for x = -0.0
+  const auto wide = [&](int64_t i) HANOPS_LAMBDA -> double {
+    if constexpr (std::is_same_v<P, double>) {
+      return u[i] / scale;
+    } else {
+      return static_cast<float>(u[i]);
     }
+  };
+  LaneSums squares;
+  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    for (int64_t i = 0; i < columns; ++i) squares.lanes[i] += wide(j * kLanes<A> + i) * wide(j * kLanes<A> + i);
+  });
+  const double norm = std::sqrt(squares.total()), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
+
+  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    A* w = packed + 2 * j * kLanes<A>;
+    A* bias = w + kLanes<A>;
+    if (columns < kLanes<A> || !b) {
+      std::fill_n(w, kLanes<A>, A(0));
+      std::fill_n(bias, kLanes<A>, A(-0.0));  // x + -0.0 is x, even for x = -0.0
+    }
+    for (int64_t i = 0; i < columns; ++i) w[i] = static_cast<A>(wide(j * kLanes<A> + i) * inverse);
+    if (!b) return;
+    for (int64_t i = 0; i < columns; ++i) bias[i] = static_cast<A>(b[j * kLanes<A> + i]);
   });
   stack.norms[2 * layer] = scale;
   stack.norms[2 * layer + 1] = norm;
@@ -61,20 +72,24 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
     const A* other = total + part * stack.layers * size;
     for (int64_t i = 0; i < size; i += kLanes<A>) (load(total + i) + load(other + i)).store(total + i);
   }
-  if (gradients.du) {
-    P* du = static_cast<P*>(gradients.du) + layer * features;
-    const double scale = stack.norms[2 * layer], norm = stack.norms[2 * layer + 1];
-    double along = 0;
-    for (int64_t i = 0; i < features; ++i) along += static_cast<double>(w[position<A>(i)]) * total[position<A>(i)];
-    for (int64_t i = 0; i < features; ++i) {
-      const double across = total[position<A>(i)] - along * w[position<A>(i)];
-      du[i] = norm == 0 ? P(0) : static_cast<P>(static_cast<A>(across / norm / scale));
+  P* du = gradients.du ? static_cast<P*>(gradients.du) + layer * features : nullptr;
+  P* db = gradients.db ? static_cast<P*>(gradients.db) + layer * features : nullptr;
+  const double scale = stack.norms[2 * layer], norm = stack.norms[2 * layer + 1], inverse = norm == 0 ? 0 : 1 / norm;
+  LaneSums products;
+  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    const int64_t pair = 2 * j * kLanes<A>;
+    for (int64_t i = 0; i < columns; ++i) products.lanes[i] += static_cast<double>(w[pair + i]) * total[pair + i];
+  });
+  const double along = products.total();
+  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    const int64_t pair = 2 * j * kLanes<A>;
+    for (int64_t i = 0; du && i < columns; ++i) {
+      double across = (total[pair + i] - along * w[pair + i]) * inverse;
+      if constexpr (std::is_same_v<P, double>) across /= scale;
+      du[j * kLanes<A> + i] = static_cast<P>(static_cast<A>(norm == 0 ? 0 : across));
     }
-  }
-  if (gradients.db) {
-    P* db = static_cast<P*>(gradients.db) + layer * features;
-    for (int64_t i = 0; i < features; ++i) db[i] = static_cast<P>(total[position<A>(i) + kLanes<A>]);
-  }
+    for (int64_t i = 0; db && i < columns; ++i) db[j * kLanes<A> + i] = static_cast<P>(total[pair + kLanes<A> + i]);
+  });
 }
 
 }  // namespace CPU_CAPABILITY

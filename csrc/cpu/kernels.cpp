@@ -24,10 +24,14 @@ constexpr int kBackwardRows = kManyRegisters ? 4 : 2;
 template <class F>
 auto with_storage(Storage storage, F&& f) {
   switch (storage) {
-    case Storage::kFloat: return f(float{});
-    case Storage::kDouble: return f(double{});
-    case Storage::kBFloat16: return f(c10::BFloat16{});
-    case Storage::kHalf: return f(c10::Half{});
+    case Storage::kFloat:
+      return f(float{});
+    case Storage::kDouble:
+      return f(double{});
+    case Storage::kBFloat16:
+      return f(c10::BFloat16{});
+    case Storage::kHalf:
+      return f(c10::Half{});
   }
   __builtin_unreachable();
 }
@@ -49,9 +53,8 @@ int64_t task_rows(const Stack&) { return kForwardRows; }
 
 void pack(const Stack& stack, const Parameters& parameters, int64_t layer) {
   with_storage(stack.storage, [&](auto t) {
-    with_storage(parameters.storage, [&](auto p) {
-      pack_layer<Accumulate<decltype(t)>, decltype(p)>(stack, parameters, layer);
-    });
+    with_storage(parameters.storage,
+                 [&](auto p) { pack_layer<Accumulate<decltype(t)>, decltype(p)>(stack, parameters, layer); });
   });
 }
 
@@ -105,9 +108,16 @@ void fma_loop(int64_t iterations) {
 
 }  // namespace
 
-extern const Kernels kTable = {
-    C10_STRINGIZE(CPU_CAPABILITY), kLanes<float>, layer_bytes, scratch_bytes, task_rows, pack, forward, backward, reduce,
-    fma_loop};
+extern const Kernels kTable = {C10_STRINGIZE(CPU_CAPABILITY),
+                               kLanes<float>,
+                               layer_bytes,
+                               scratch_bytes,
+                               task_rows,
+                               pack,
+                               forward,
+                               backward,
+                               reduce,
+                               fma_loop};
 
 }  // namespace CPU_CAPABILITY
 }  // namespace hanops::cpu

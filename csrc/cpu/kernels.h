@@ -62,7 +62,7 @@ struct Kernels {
   const char* name;
   int64_t lanes;  // float32 elements in a vector
 
-  int64_t (*layer_bytes)(const Stack& stack);  // of `packed`, and of a partial sum of dw and db, for one layer
+  int64_t (*layer_bytes)(const Stack& stack);    // of `packed`, and of a partial sum of dw and db, for one layer
   int64_t (*scratch_bytes)(const Stack& stack);  // for one thread's tiles, either direction
   int64_t (*task_rows)(const Stack& stack);      // a task is this many rows or a multiple
 

@@ -57,7 +57,7 @@ HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t colu
 }
 
 template <class T>
-HANOPS_INLINE void write(Vec<Accumulate<T>> v, T* p, int64_t columns) {
+HANOPS_INLINE void write(const Vec<Accumulate<T>>& v, T* p, int64_t columns) {
   if (columns == kLanes<Accumulate<T>>) return store_storage<T>(v, p);
   T scattered[kLanes<Accumulate<T>>];
   store_storage<T>(v, scattered);

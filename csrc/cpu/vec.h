@@ -32,9 +32,8 @@ using SignWord = std::conditional_t<kLanes<A> == 16, uint16_t, uint8_t>;  // one
 // Calls f with 0 .. R - 1 as constants, so that arrays of vectors stay in registers.
 template <int R, class F>
 HANOPS_INLINE void unroll(F&& f) {
-  [&]<int... r>(std::integer_sequence<int, r...>) HANOPS_LAMBDA {
-    (f(std::integral_constant<int, r>{}), ...);
-  }(std::make_integer_sequence<int, R>{});
+  [&]<int... r>(std::integer_sequence<int, r...>)
+      HANOPS_LAMBDA { (f(std::integral_constant<int, r>{}), ...); }(std::make_integer_sequence<int, R>{});
 }
 
 // R vectors, initialised one by one: a default-constructed array is filled by a loop and lands in memory.
@@ -101,7 +100,7 @@ HANOPS_INLINE Vec<Accumulate<T>> load_storage(const T* p) {
 }
 
 template <class T>
-HANOPS_INLINE void store_storage(Vec<Accumulate<T>> v, T* p) {
+HANOPS_INLINE void store_storage(const Vec<Accumulate<T>>& v, T* p) {
   using A = Accumulate<T>;
   if constexpr (std::is_same_v<T, A>) {
     v.store(p);
@@ -116,7 +115,7 @@ HANOPS_INLINE void store_storage(Vec<Accumulate<T>> v, T* p) {
 
 // Bit i of the word is the sign bit of lane i.
 template <class A>
-HANOPS_INLINE SignWord<A> sign_bits(Vec<A> v) {
+HANOPS_INLINE SignWord<A> sign_bits(const Vec<A>& v) {
 #if defined(CPU_CAPABILITY_AVX512)
   if constexpr (std::is_same_v<A, float>) {
     return _mm512_movepi32_mask(_mm512_castps_si512(v));
@@ -140,7 +139,7 @@ HANOPS_INLINE SignWord<A> sign_bits(Vec<A> v) {
 
 // Negates the lanes whose bit is set.
 template <class A>
-HANOPS_INLINE Vec<A> flip(Vec<A> v, SignWord<A> bits) {
+HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
 #if defined(CPU_CAPABILITY_AVX512)
   if constexpr (std::is_same_v<A, float>) {
     return _mm512_mask_xor_ps(v, bits, v, _mm512_set1_ps(-0.f));
@@ -168,7 +167,7 @@ HANOPS_INLINE Vec<A> flip(Vec<A> v, SignWord<A> bits) {
 }
 
 template <class A>
-HANOPS_INLINE A sum(Vec<A> v) {
+HANOPS_INLINE A sum(const Vec<A>& v) {
   return vec::vec_reduce_all<A>([](const auto& a, const auto& b) { return a + b; }, v);
 }
 

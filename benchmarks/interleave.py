@@ -1,0 +1,59 @@
+"""Timing for comparisons: rivals run in turns in one process, and pytest-benchmark is handed the recorded times."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+Samples = dict[str, list[float]]
+
+
+def interleave(rivals: Mapping[str, Callable[[], object]], seconds: float, warmup: int = 3, least: int = 7) -> Samples:
+    """Runs all rivals in turns for about `seconds`, at least `least` rounds; returns each one's times in seconds.
+
+    The machine's speed drifts; a ratio of rivals that took turns does not drift with it.
+    """
+    for rival in rivals.values():
+        for _ in range(warmup):
+            rival()
+    samples: Samples = {name: [] for name in rivals}
+    gc.collect()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        rounds = 0
+        while rounds < least or time.perf_counter() < end:
+            for name, rival in rivals.items():
+                start = time.perf_counter()
+                rival()
+                samples[name].append(time.perf_counter() - start)
+            rounds += 1
+    finally:
+        gc.enable()
+    return samples
+
+
+def median_ratio(a: list[float], b: list[float]) -> float:
+    """Returns the median over rounds of a / b."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+class Replay:
+    """A clock that only moves when a recorded sample is played: how recorded times reach pytest-benchmark."""
+
+    now = 0.0
+
+    @classmethod
+    def clock(cls) -> float:
+        return cls.now
+
+    @classmethod
+    def player(cls, samples: list[float]) -> Callable[[], None]:
+        remaining = iter(samples)
+
+        def play() -> None:
+            cls.now += next(remaining)
+
+        return play

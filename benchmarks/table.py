@@ -1,0 +1,105 @@
+"""Turns pytest-benchmark's JSON into the table that `make bench` prints and the README shows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+Benchmark = dict[str, Any]
+
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def _data(benchmark: Benchmark) -> list[float]:
+    return list(benchmark["stats"]["data"])
+
+
+def _rows_of_rivals(benchmarks: list[Benchmark]) -> list[str]:
+    rows = [
+        "| forward + backward | HanStack | Linear + ReLU, one layer | torch.compile of eager Han | eager Han |",
+        "|---|---|---|---|---|",
+    ]
+    groups: dict[str, dict[str, Benchmark]] = {}
+    for benchmark in benchmarks:
+        if benchmark["extra_info"].get("kind") == "rival":
+            groups.setdefault(benchmark["group"], {})[benchmark["extra_info"]["rival"]] = benchmark
+    for group, rivals in groups.items():
+        own = _data(rivals["HanStack"])
+        cells = [f"{_time(statistics.median(own))} (min {_time(min(own))})"]
+        for name in ("Linear + ReLU", "compiled eager Han", "eager Han"):
+            if name not in rivals:
+                cells.append("")
+                continue
+            other = _data(rivals[name])
+            ratio = statistics.median(a / b for a, b in zip(other, own, strict=True))
+            cells.append(f"{_time(statistics.median(other))}, {ratio:.2f}x (min {min(other) / min(own):.2f}x)")
+        rows.append(f"| {group} | " + " | ".join(cells) + " |")
+    return rows if groups else []
+
+
+def _rows_of_shares(benchmarks: list[Benchmark]) -> list[str]:
+    shares = [b for b in benchmarks if b["extra_info"].get("kind") == "share"]
+    rows = [
+        "| kernel, one thread | time | element-layers/s | GB/s | share of the instruction ceiling |",
+        "|---|---|---|---|---|",
+    ]
+    for benchmark in shares:
+        info = benchmark["extra_info"]
+        rows.append(
+            f"| {benchmark['group']}, {info['kernel']} | {_time(benchmark['stats']['median'])} |"
+            f" {info['element_layers_per_s'] / 1e9:.1f} G | {info['bytes_per_s'] / 1e9:.1f} |"
+            f" {info['share_of_ceiling']:.0%} (best {info['best_share']:.0%}) |"
+        )
+    return rows if shares else []
+
+
+def _rows_of_memory(benchmarks: list[Benchmark]) -> list[str]:
+    memory = [b["extra_info"] for b in benchmarks if b["extra_info"].get("rival") == "HanStack"]
+    rows = [
+        "| saved for backward | HanStack | y + 1 bit per element and layer | stack of Linear + ReLU | eager Han |",
+        "|---|---|---|---|---|",
+    ]
+    for info in memory:
+        own, least = info["saved_bytes"], info["y_and_bits"]
+        others = [info["saved_bytes_linear_stack"], info["saved_bytes_eager"]]
+        cells = [f"{own / 1e6:.2f} MB", f"{own / least:.3f}x", *(f"{b / 1e6:.1f} MB, {b / own:.1f}x" for b in others)]
+        rows.append(f"| {info['case']} | " + " | ".join(cells) + " |")
+    return rows if memory else []
+
+
+def markdown(benchmarks: list[Benchmark]) -> str:
+    """Returns the tables: times of rivals, share of the ceiling, saved bytes."""
+    tables = [_rows_of_rivals(benchmarks), _rows_of_shares(benchmarks), _rows_of_memory(benchmarks)]
+    return "\n\n".join("\n".join(rows) for rows in tables if rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("json", type=Path, help="what --benchmark-json wrote")
+    parser.add_argument("--readme", type=Path, help="write the tables between the markers of this file")
+    arguments = parser.parse_args()
+    result = json.loads(arguments.json.read_text())
+    machine = result["machine_info"]
+    text = markdown(result["benchmarks"])
+    about = (
+        f"{machine['cpu']['brand_raw']}, {machine['threads']} threads, {machine['instruction_set']},"
+        f" torch {machine['torch']}, float32 unless said, {result['datetime'][:10]}. Medians of runs in turns in one"
+        " process; ratios are medians of each round's ratio, and the ratio of the minima."
+    )
+    if arguments.readme is None:
+        print(text)
+        return
+    before, after = re.split(f"{BEGIN}.*{END}", arguments.readme.read_text(), flags=re.DOTALL)
+    arguments.readme.write_text(f"{before}{BEGIN}\n{about}\n\n{text}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,21 +46,18 @@ struct HanStack : Function<HanStack> {
                         bool final_abs) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, signs] = forward_op().call(x, u, b, final_abs, true);
-    // y and b serve to rebuild the activations, which only du asks for.
-    const bool rebuild = u.requires_grad();
-    ctx->save_for_backward({rebuild ? y : Tensor(), signs, u, rebuild && b ? *b : Tensor()});
-    ctx->saved_data["final_abs"] = final_abs;
-    ctx->saved_data["has_bias"] = b.has_value();
+    // y serves to rebuild the activations, which only du asks for.
+    ctx->save_for_backward({u.requires_grad() ? y : Tensor(), signs, u, b ? *b : Tensor()});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
+    const Tensor &y = saved[0], &signs = saved[1], &u = saved[2], &b = saved[3];
     const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
-    const bool has_bias = ctx->saved_data["has_bias"].toBool();
-    const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), has_bias && ctx->needs_input_grad(2)};
-    auto [dx, du, db] = backward_op().call(grads[0], given(saved[0]), saved[1], saved[2], given(saved[3]),
-                                           ctx->saved_data["final_abs"].toBool(), needs);
+    const bool final_abs = signs.sym_size(-2) == u.sym_size(-2);
+    const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b.defined() && ctx->needs_input_grad(2)};
+    auto [dx, du, db] = backward_op().call(grads[0], given(y), signs, u, given(b), final_abs, needs);
     return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), Tensor()};
   }
 };

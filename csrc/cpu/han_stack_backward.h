@@ -75,12 +75,13 @@ struct BackwardTile {
   }
 
   // Undoes `layer` and prepares the one below.
-  void pass(const Stack& stack, const Backward& call, int64_t layer, A* partials) {
+  template <bool kPrefetch>
+  HANOPS_NOINLINE void pass(const Stack& stack, const Backward& call, int64_t layer, A* partials) {
     const A* parameters = layer_parameters<A>(stack, layer);
     const A* below = layer_parameters<A>(stack, layer - 1);
     A* partial = partials + layer * layer_size<A>(stack.features);
     const SignRows signs(stack, call.signs, row, layer - 1);
-    const Prefetch prefetch = to_come.next_pass();
+    const auto prefetch = to_come.template next_pass<kPrefetch>();
     const auto tile = state;
     const Registers<A, R> c(minus_beta2), a(alpha2);
     Dots<A, R> dot_gz, dot_p;
@@ -95,9 +96,7 @@ struct BackwardTile {
           prefetch(j);
           const Vec<A> w = load(parameters + pair), w_below = load(below + pair),
                        b_below = load(below + pair + kLanes<A>);
-          Vec<A> dw, db;
-          if constexpr (kDu) dw = load(partial + pair);
-          if constexpr (kDb) db = load(partial + pair + kLanes<A>);
+          Vec<A> dw(A(0)), db(A(0));  // of this tile: a short chain from one tile to the next
           unroll<R>([&](auto r) HANOPS_LAMBDA {
             const Vec<A> gz = load(tile.at(j, r));
             if constexpr (kDb) db = db + gz;
@@ -107,14 +106,14 @@ struct BackwardTile {
             dot_gz.add(r, w_below, gz_below);
             if constexpr (kDu) {
               const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
-              dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], x, dw));
+              dw = nmadd<A>(a[r], gz, r == 0 ? c[r] * x : vec::fmadd(c[r], x, dw));
               const Vec<A> p_below = flip<A>(x, negative) - b_below;
               p_below.store(tile.at(j, r, 1));
               dot_p.add(r, w_below, p_below);
             }
           });
-          if constexpr (kDu) dw.store(partial + pair);
-          if constexpr (kDb) db.store(partial + pair + kLanes<A>);
+          if constexpr (kDu) (load(partial + pair) + dw).store(partial + pair);
+          if constexpr (kDb) (load(partial + pair + kLanes<A>) + db).store(partial + pair + kLanes<A>);
         },
         fold);
     dot_gz.finish(-2, minus_beta2);
@@ -132,18 +131,17 @@ struct BackwardTile {
       const int64_t pair = 2 * j * kLanes<A>;
       const Vec<A> w = load(parameters + pair);
       Vec<A> dw, db;
-      if constexpr (kDu) dw = load(partials + pair);
-      if constexpr (kDb) db = load(partials + pair + kLanes<A>);
       unroll<R>([&](auto r) HANOPS_LAMBDA {
         const Vec<A> gz = load(tile.at(j, r));
-        if constexpr (kDb) db = db + gz;
+        if constexpr (kDb) db = r == 0 ? gz : db + gz;
         if constexpr (kDu) {
-          dw = nmadd<A>(a[r], gz, vec::fmadd(c[r], vec::fmadd(a[r], w, load(tile.at(j, r, 1))), dw));
+          const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
+          dw = nmadd<A>(a[r], gz, r == 0 ? c[r] * x : vec::fmadd(c[r], x, dw));
         }
         if (dx) write<T>(vec::fmadd(c[r], w, gz), dx + r * features + j * kLanes<A>, columns);
       });
-      if constexpr (kDu) dw.store(partials + pair);
-      if constexpr (kDb) db.store(partials + pair + kLanes<A>);
+      if constexpr (kDu) (load(partials + pair) + dw).store(partials + pair);
+      if constexpr (kDb) (load(partials + pair + kLanes<A>) + db).store(partials + pair + kLanes<A>);
     });
   }
 };
@@ -162,9 +160,11 @@ void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64
       tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
       tile[t]->enter(stack, call);
     }
-    for (int64_t layer = stack.layers - 1; layer > 0; --layer) {
-      for (int64_t t = 0; t < count; ++t) tile[t]->pass(stack, call, layer, partials);
-    }
+    with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {
+      for (int64_t layer = stack.layers - 1; layer > 0; --layer) {
+        for (int64_t t = 0; t < count; ++t) tile[t]->template pass<prefetch>(stack, call, layer, partials);
+      }
+    });
     for (int64_t t = 0; t < count; ++t) tile[t]->leave(stack, call, partials);
   }
 }

@@ -54,9 +54,9 @@ struct ForwardTile {
   }
 
   // z = x - 2 (w . x) w + b, |z| and its sign bits; then the dot products of the next layer.
-  template <bool kSave>
-  void pass(const Stack& stack, const Forward& call, int64_t layer, const Keep<A>& keep) {
-    const Prefetch prefetch = to_come.next_pass();
+  template <bool kSave, bool kPrefetch>
+  HANOPS_NOINLINE void pass(const Stack& stack, const Forward& call, int64_t layer, const Keep<A>& keep) {
+    const auto prefetch = to_come.template next_pass<kPrefetch>();
     const auto tile = h;
     const A* parameters = layer_parameters<A>(stack, layer);
     const A* next = layer_parameters<A>(stack, layer + 1);
@@ -122,9 +122,11 @@ void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t
       tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
       tile[t]->enter(stack, call.x);
     }
-    for (int64_t layer = 0; layer < stack.layers - 1; ++layer) {
-      for (int64_t t = 0; t < count; ++t) tile[t]->template pass<kSave>(stack, call, layer, keep);
-    }
+    with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {
+      for (int64_t layer = 0; layer < stack.layers - 1; ++layer) {
+        for (int64_t t = 0; t < count; ++t) tile[t]->template pass<kSave, prefetch>(stack, call, layer, keep);
+      }
+    });
     with_flag(kSave && stack.final_abs, [&](auto save_last) {
       for (int64_t t = 0; t < count; ++t) tile[t]->template leave<save_last>(stack, call, keep_last);
     });

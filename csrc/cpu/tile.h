@@ -51,6 +51,9 @@ HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t colu
   constexpr int64_t lanes = kLanes<Accumulate<T>>;
   const T* p = static_cast<const T*>(m.data) + row * m.row_stride + column * m.column_stride;
   if (m.column_stride == 1 && columns == lanes) return load_storage<T>(p);
+  if constexpr (std::is_same_v<T, Accumulate<T>>) {
+    if (m.column_stride == 1) return Vec<T>::loadu(p, columns);
+  }
   T gathered[lanes] = {};
   for (int64_t i = 0; i < columns; ++i) gathered[i] = p[i * m.column_stride];
   return load_storage<T>(gathered);
@@ -59,6 +62,7 @@ HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t colu
 template <class T>
 HANOPS_INLINE void write(const Vec<Accumulate<T>>& v, T* p, int64_t columns) {
   if (columns == kLanes<Accumulate<T>>) return store_storage<T>(v, p);
+  if constexpr (std::is_same_v<T, Accumulate<T>>) return v.store(p, columns);
   T scattered[kLanes<Accumulate<T>>];
   store_storage<T>(v, scattered);
   std::memcpy(p, scattered, columns * sizeof(T));
@@ -115,6 +119,9 @@ HANOPS_INLINE void with_flag(bool flag, F&& f) {
   flag ? f(std::true_type{}) : f(std::false_type{});
 }
 
+// Narrower rows come fast enough by themselves, and the bookkeeping would show.
+constexpr int64_t kPrefetchedFeatures = 128;
+
 // Asks L2 for memory that is needed after the passes over a tile: each pass fetches its share of every block, one line
 // at each column vector, the blocks in turns.
 class Prefetch {
@@ -129,10 +136,15 @@ class Prefetch {
   }
 
   // By value: a pass keeps its own copy, which its stores cannot alias.
-  Prefetch next_pass() {
-    const Prefetch pass = *this;
-    for (auto& turn : turns_) turn.block += turn.share;
-    return pass;
+  template <bool kActive>
+  auto next_pass() {
+    if constexpr (kActive) {
+      const Prefetch pass = *this;
+      for (auto& turn : turns_) turn.block += turn.share;
+      return pass;
+    } else {
+      return [](int64_t) {};
+    }
   }
 
   HANOPS_INLINE void operator()(int64_t j) const {

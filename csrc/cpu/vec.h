@@ -12,6 +12,7 @@
 
 #define HANOPS_LAMBDA __attribute__((always_inline))
 #define HANOPS_INLINE __attribute__((always_inline)) inline
+#define HANOPS_NOINLINE __attribute__((noinline))
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {

@@ -148,6 +148,7 @@ def time_kernels(case: Case) -> Samples:
             },
             seconds=2.0,
             least=30,
+            turn=0,
         )
     finally:
         torch.set_num_threads(before)

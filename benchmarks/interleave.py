@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping
 Samples = dict[str, list[float]]
 
 
-def interleave(rivals: Mapping[str, Callable[[], object]], seconds: float, warmup: int = 3, least: int = 7) -> Samples:
+def _seconds_of(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def interleave(
+    rivals: Mapping[str, Callable[[], object]], seconds: float, warmup: int = 3, least: int = 7, turn: float = 2e-3
+) -> Samples:
     """Runs all rivals in turns for about `seconds`, at least `least` rounds; returns each one's times in seconds.
 
-    The machine's speed drifts; a ratio of rivals that took turns does not drift with it.
+    The machine's speed drifts; a ratio of rivals that took turns does not drift with it. A turn is at least `turn`
+    seconds of calls, and its sample their mean: a short call is not measured on the caches that a long rival left.
     """
-    for rival in rivals.values():
-        for _ in range(warmup):
-            rival()
+    times = {}
+    for name, rival in rivals.items():
+        first = min(_seconds_of(rival, 1) for _ in range(warmup))
+        times[name] = max(1, round(turn / first))
     samples: Samples = {name: [] for name in rivals}
     gc.collect()
     gc.disable()
@@ -26,9 +37,7 @@ def interleave(rivals: Mapping[str, Callable[[], object]], seconds: float, warmu
         rounds = 0
         while rounds < least or time.perf_counter() < end:
             for name, rival in rivals.items():
-                start = time.perf_counter()
-                rival()
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(_seconds_of(rival, times[name]))
             rounds += 1
     finally:
         gc.enable()

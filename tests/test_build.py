@@ -90,7 +90,7 @@ def test_no_code_of_one_instruction_set_under_a_shared_name():
         symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
         weak = [line for line in symbols.splitlines() if " W " in line or " V " in line or " u " in line]
         instruction_set = path.parts[path.parts.index("CMakeFiles") + 1].removeprefix("kernels_").removesuffix(".dir")
-        strangers = [line for line in weak if f"::{instruction_set}::" not in line]
+        strangers = [line for line in weak if f"::{instruction_set}::" not in line and "DW.ref" not in line]
         assert weak
         assert instruction_set == "DEFAULT" or not strangers, f"{instruction_set}: {strangers[:3]}"
 

@@ -31,7 +31,7 @@ bench: build  ## the quick benchmark: HanStack against Linear + ReLU, eager Han 
 	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q
 
 test: build  ## all tests
-	@$(PY) -m pytest -q --durations=10
+	@$(PY) -m pytest -q --doctest-modules --durations=10
 
 lint: build  ## formatting, lints and types
 	@$(VENV)/bin/ruff format --check .

@@ -32,5 +32,6 @@ def linear(features: int, dtype: torch.dtype | None = None) -> nn.Module:
 def compiled(module: nn.Module) -> nn.Module:
     """`torch.compile` of a module at its best: static shapes, and nothing cached from another shape."""
     torch.compiler.reset()
-    result: nn.Module = torch.compile(module, dynamic=False, fullgraph=True)
+    result = torch.compile(module, dynamic=False, fullgraph=True)
+    assert isinstance(result, nn.Module)
     return result

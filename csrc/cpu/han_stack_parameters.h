@@ -48,15 +48,15 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
   const double norm = std::sqrt(squares.total()), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
 
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-    A* w = packed + 2 * j * kLanes<A>;
-    A* bias = w + kLanes<A>;
-    if (columns < kLanes<A> || !b) {
-      std::fill_n(w, kLanes<A>, A(0));
-      std::fill_n(bias, kLanes<A>, A(-0.0));  // x + -0.0 is x, even for x = -0.0
-    }
+    // Local, so that no store can alias u or b and the loops become vector code.
+    A w[kLanes<A>] = {}, bias[kLanes<A>];
+    std::fill_n(bias, kLanes<A>, A(-0.0));  // x + -0.0 is x, even for x = -0.0
     for (int64_t i = 0; i < columns; ++i) w[i] = static_cast<A>(wide(j * kLanes<A> + i) * inverse);
-    if (!b) return;
-    for (int64_t i = 0; i < columns; ++i) bias[i] = static_cast<A>(b[j * kLanes<A> + i]);
+    if (b) {
+      for (int64_t i = 0; i < columns; ++i) bias[i] = static_cast<A>(b[j * kLanes<A> + i]);
+    }
+    std::memcpy(packed + 2 * j * kLanes<A>, w, sizeof w);
+    std::memcpy(packed + (2 * j + 1) * kLanes<A>, bias, sizeof bias);
   });
   stack.norms[2 * layer] = scale;
   stack.norms[2 * layer + 1] = norm;
@@ -83,10 +83,14 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
   const double along = products.total();
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     const int64_t pair = 2 * j * kLanes<A>;
-    for (int64_t i = 0; du && i < columns; ++i) {
-      double across = (total[pair + i] - along * w[pair + i]) * inverse;
-      if constexpr (std::is_same_v<P, double>) across /= scale;
-      du[j * kLanes<A> + i] = static_cast<P>(static_cast<A>(norm == 0 ? 0 : across));
+    if (du) {
+      P out[kLanes<A>];
+      for (int64_t i = 0; i < columns; ++i) {
+        double across = (total[pair + i] - along * w[pair + i]) * inverse;
+        if constexpr (std::is_same_v<P, double>) across /= scale;
+        out[i] = static_cast<P>(static_cast<A>(across));
+      }
+      std::memcpy(du + j * kLanes<A>, out, columns * sizeof(P));
     }
     for (int64_t i = 0; db && i < columns; ++i) db[j * kLanes<A> + i] = static_cast<P>(total[pair + kLanes<A> + i]);
   });

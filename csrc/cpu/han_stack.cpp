@@ -122,10 +122,11 @@ struct Extent {
 };
 
 // Rows behind one partial sum of du and db: a function of the shape alone, so that the sums are the same for any
-// number of threads. 128 rows keep the partial sums at half the size of the saved bits; 256 parts are work for many
-// cores.
+// number of threads. 128 rows keep the partial sums at half the size of the saved bits; few rows are shared by up to
+// four threads; 256 parts are work for many cores.
 int64_t rows_of_part(int64_t rows, int64_t unit) {
-  return round_up(std::max(ceil_div(rows, 256), std::min<int64_t>(ceil_div(rows, 4), 128)), unit);
+  const int64_t few = std::clamp<int64_t>(rows / 48, 1, 4), parts = std::clamp<int64_t>(ceil_div(rows, 128), few, 256);
+  return round_up(ceil_div(rows, parts), unit);
 }
 
 const Kernels* table_of(const std::string& capability) {

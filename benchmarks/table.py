@@ -75,9 +75,23 @@ def _rows_of_memory(benchmarks: list[Benchmark]) -> list[str]:
     return rows if memory else []
 
 
+def _rows_of_storage(benchmarks: list[Benchmark]) -> list[str]:
+    storage = {b["extra_info"]["storage"]: b for b in benchmarks if b["extra_info"].get("kind") == "storage"}
+    if not storage:
+        return []
+    low, full = _data(storage["bfloat16"]), _data(storage["float32"])
+    ratio = statistics.median(a / b for a, b in zip(low, full, strict=True))
+    case = storage["bfloat16"]["group"].removeprefix("storage at ").removesuffix(", bfloat16")
+    return [
+        "| forward + backward | bfloat16 | float32 | bfloat16 / float32 |",
+        "|---|---|---|---|",
+        f"| {case} | {_time(statistics.median(low))} | {_time(statistics.median(full))} | {ratio:.2f}x |",
+    ]
+
+
 def markdown(benchmarks: list[Benchmark]) -> str:
-    """Returns the tables: times of rivals, share of the ceiling, saved bytes."""
-    tables = [_rows_of_rivals(benchmarks), _rows_of_shares(benchmarks), _rows_of_memory(benchmarks)]
+    """Returns the tables: times of rivals, of storage types, share of the ceiling, saved bytes."""
+    tables = [rows(benchmarks) for rows in (_rows_of_rivals, _rows_of_storage, _rows_of_shares, _rows_of_memory)]
     return "\n\n".join("\n".join(rows) for rows in tables if rows)
 
 

@@ -36,7 +36,7 @@ struct BackwardTile {
 
   // Reads dy and y, and prepares the last layer. Two rows at a time, as in the forward.
   void enter(const Stack& stack, const Backward& call) {
-    constexpr int kAtOnce = std::min(R, 2);
+    constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const int64_t last = stack.layers - 1;
     const bool has_abs = stack.final_abs;
     const Matrix dy = call.dy, y = call.y;

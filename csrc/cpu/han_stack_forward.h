@@ -32,7 +32,7 @@ struct ForwardTile {
   // Reads x and takes the dot products of layer 0. Rows of a matrix are read and written two at a time: more streams,
   // a row apart, fall on the same lines of the cache.
   void enter(const Stack& stack, const Matrix x) {
-    constexpr int kAtOnce = std::min(R, 2);
+    constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
     const int64_t first = row;
     const A* w = layer_parameters<A>(stack, 0);
@@ -85,7 +85,7 @@ struct ForwardTile {
   // The last layer, to y.
   template <bool kSave>
   void leave(const Stack& stack, const Forward& call, const Keep<A>& keep) {
-    constexpr int kAtOnce = std::min(R, 2);
+    constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
     const int64_t features = stack.features;
     const A* parameters = layer_parameters<A>(stack, stack.layers - 1);

@@ -9,6 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from interleave import median_ratio
+
 Benchmark = dict[str, Any]
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -39,7 +41,7 @@ def _rows_of_rivals(benchmarks: list[Benchmark]) -> list[str]:
                 cells.append("")
                 continue
             other = _data(rivals[name])
-            ratio = statistics.median(a / b for a, b in zip(other, own, strict=True))
+            ratio = median_ratio(other, own)
             cells.append(f"{_time(statistics.median(other))}, {ratio:.2f}x (min {min(other) / min(own):.2f}x)")
         rows.append(f"| {group} | " + " | ".join(cells) + " |")
     return rows if groups else []
@@ -80,7 +82,7 @@ def _rows_of_storage(benchmarks: list[Benchmark]) -> list[str]:
     if not storage:
         return []
     low, full = _data(storage["bfloat16"]), _data(storage["float32"])
-    ratio = statistics.median(a / b for a, b in zip(low, full, strict=True))
+    ratio = median_ratio(low, full)
     case = storage["bfloat16"]["group"].removeprefix("storage at ").removesuffix(", bfloat16")
     return [
         "| forward + backward | bfloat16 | float32 | bfloat16 / float32 |",

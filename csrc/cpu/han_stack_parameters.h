@@ -8,16 +8,37 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-// A sum in double, one term for each lane: a loop over lanes becomes vector code.
-struct LaneSums {
-  double lanes[16] = {};
-
-  double total() const {
-    double sum = 0;
-    for (const double lane : lanes) sum += lane;
-    return sum;
+// Parameters, which may be narrower than A, as A; lanes past `columns` are 0.
+template <class A, class P>
+HANOPS_INLINE Vec<A> read_parameters(const P* p, int64_t columns) {
+  if constexpr (std::is_same_v<A, P>) {
+    return load(p, columns);
+  } else {
+    A wide[kLanes<A>] = {};
+    for (int64_t i = 0; i < columns; ++i) wide[i] = static_cast<A>(p[i]);
+    return load(wide);
   }
-};
+}
+
+template <class A, class P>
+HANOPS_INLINE void write_parameters(const Vec<A>& v, P* p, int64_t columns) {
+  if constexpr (std::is_same_v<A, P>) {
+    v.store(p, columns);
+  } else {
+    A wide[kLanes<A>];
+    v.store(wide);
+    for (int64_t i = 0; i < columns; ++i) p[i] = static_cast<P>(wide[i]);
+  }
+}
+
+// The largest finite |u| of a double row, by which it is divided before it is squared.
+template <class P>
+double scale_of(const P* u, int64_t features) {
+  if constexpr (!std::is_same_v<P, double>) return 1;  // squares of float32 fit in double
+  double largest = 0;
+  for (int64_t i = 0; i < features; ++i) largest = std::max(largest, std::fabs(static_cast<double>(u[i])));
+  return largest > 0 && std::isfinite(largest) ? largest : 1;
+}
 
 // Packs w and b of one layer. The norm is taken in double; for double itself u is scaled by its largest element first.
 // So neither tiny nor huge u under- or overflows.
@@ -28,35 +49,27 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
   const P* b = parameters.b ? static_cast<const P*>(parameters.b) + layer * features : nullptr;
   A* packed = static_cast<A*>(stack.packed) + layer * layer_size<A>(features);
 
-  double scale = 1;
-  if constexpr (std::is_same_v<P, double>) {
-    double largest = 0;
-    for (int64_t i = 0; i < features; ++i) largest = std::max(largest, std::fabs(u[i]));
-    if (largest > 0 && std::isfinite(largest)) scale = largest;
-  }
-  const auto wide = [&](int64_t i) HANOPS_LAMBDA -> double {
+  const double scale = scale_of(u, features);
+  const auto scaled = [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    const Wide<A> v = widen<A>(read_parameters<A>(u + j * kLanes<A>, columns));
     if constexpr (std::is_same_v<P, double>) {
-      return u[i] / scale;
+      return v / Wide<A>(scale);
     } else {
-      return static_cast<float>(u[i]);
+      return v;
     }
   };
-  LaneSums squares;
+  Wide<A> squares(0.0);
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-    for (int64_t i = 0; i < columns; ++i) squares.lanes[i] += wide(j * kLanes<A> + i) * wide(j * kLanes<A> + i);
+    const Wide<A> v = scaled(j, columns);
+    squares = vec::fmadd(v, v, squares);
   });
-  const double norm = std::sqrt(squares.total()), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
+  const double norm = std::sqrt(sum<double>(squares)), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
 
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-    // Local, so that no store can alias u or b and the loops become vector code.
-    A w[kLanes<A>] = {}, bias[kLanes<A>];
-    std::fill_n(bias, kLanes<A>, A(-0.0));  // x + -0.0 is x, even for x = -0.0
-    for (int64_t i = 0; i < columns; ++i) w[i] = static_cast<A>(wide(j * kLanes<A> + i) * inverse);
-    if (b) {
-      for (int64_t i = 0; i < columns; ++i) bias[i] = static_cast<A>(b[j * kLanes<A> + i]);
-    }
-    std::memcpy(packed + 2 * j * kLanes<A>, w, sizeof w);
-    std::memcpy(packed + (2 * j + 1) * kLanes<A>, bias, sizeof bias);
+    const Vec<A> bias =
+        b ? read_parameters<A>(b + j * kLanes<A>, columns) : Vec<A>(A(-0.0));  // x + -0.0 is x, even for x = -0.0
+    narrow<A>(scaled(j, columns) * Wide<A>(inverse)).store(packed + 2 * j * kLanes<A>);
+    bias.store(packed + (2 * j + 1) * kLanes<A>);
   });
   stack.norms[2 * layer] = scale;
   stack.norms[2 * layer + 1] = norm;
@@ -72,27 +85,30 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
     const A* other = total + part * stack.layers * size;
     for (int64_t i = 0; i < size; i += kLanes<A>) (load(total + i) + load(other + i)).store(total + i);
   }
-  P* du = gradients.du ? static_cast<P*>(gradients.du) + layer * features : nullptr;
-  P* db = gradients.db ? static_cast<P*>(gradients.db) + layer * features : nullptr;
-  const double scale = stack.norms[2 * layer], norm = stack.norms[2 * layer + 1], inverse = norm == 0 ? 0 : 1 / norm;
-  LaneSums products;
-  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+  if (gradients.db) {
+    P* db = static_cast<P*>(gradients.db) + layer * features;
+    for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+      write_parameters<A>(load(total + (2 * j + 1) * kLanes<A>), db + j * kLanes<A>, columns);
+    });
+  }
+  if (!gradients.du) return;
+  P* du = static_cast<P*>(gradients.du) + layer * features;
+  const auto w_and_dw = [&](int64_t j) HANOPS_LAMBDA {
     const int64_t pair = 2 * j * kLanes<A>;
-    for (int64_t i = 0; i < columns; ++i) products.lanes[i] += static_cast<double>(w[pair + i]) * total[pair + i];
+    return std::pair(widen<A>(load(w + pair)), widen<A>(load(total + pair)));
+  };
+  Wide<A> products(0.0);
+  for_columns<A>(features, [&](int64_t j, auto) HANOPS_LAMBDA {
+    const auto [w_j, dw] = w_and_dw(j);
+    products = vec::fmadd(w_j, dw, products);
   });
-  const double along = products.total();
+  const Wide<A> along(sum<double>(products));
+  const double scale = stack.norms[2 * layer], norm = stack.norms[2 * layer + 1], inverse = norm == 0 ? 0 : 1 / norm;
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-    const int64_t pair = 2 * j * kLanes<A>;
-    if (du) {
-      P out[kLanes<A>];
-      for (int64_t i = 0; i < columns; ++i) {
-        double across = (total[pair + i] - along * w[pair + i]) * inverse;
-        if constexpr (std::is_same_v<P, double>) across /= scale;
-        out[i] = static_cast<P>(static_cast<A>(across));
-      }
-      std::memcpy(du + j * kLanes<A>, out, columns * sizeof(P));
-    }
-    for (int64_t i = 0; db && i < columns; ++i) db[j * kLanes<A> + i] = static_cast<P>(total[pair + kLanes<A> + i]);
+    const auto [w_j, dw] = w_and_dw(j);
+    Wide<A> across = (dw - along * w_j) * Wide<A>(inverse);
+    if constexpr (std::is_same_v<P, double>) across = across / Wide<A>(scale);
+    write_parameters<A>(narrow<A>(across), du + j * kLanes<A>, columns);
   });
 }
 

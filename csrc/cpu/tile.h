@@ -52,7 +52,7 @@ HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t colu
   const T* p = static_cast<const T*>(m.data) + row * m.row_stride + column * m.column_stride;
   if (m.column_stride == 1 && columns == lanes) return load_storage<T>(p);
   if constexpr (std::is_same_v<T, Accumulate<T>>) {
-    if (m.column_stride == 1) return Vec<T>::loadu(p, columns);
+    if (m.column_stride == 1) return load(p, columns);
   }
   T gathered[lanes] = {};
   for (int64_t i = 0; i < columns; ++i) gathered[i] = p[i * m.column_stride];

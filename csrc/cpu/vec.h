@@ -60,6 +60,18 @@ HANOPS_INLINE Vec<A> load(const A* p) {
   return Vec<A>::loadu(p);
 }
 
+// Lanes past `columns` are 0.
+template <class A>
+HANOPS_INLINE Vec<A> load(const A* p, int64_t columns) {
+  if constexpr (kRegisters<A> == 1) {
+    return Vec<A>::loadu(p, columns);
+  } else {  // where VectorizedN would make them 1
+    A lanes[kLanes<A>] = {};
+    std::memcpy(lanes, p, columns * sizeof(A));
+    return load(lanes);
+  }
+}
+
 // c - a * b
 template <class A>
 HANOPS_INLINE Vec<A> nmadd(const Vec<A>& a, const Vec<A>& b, const Vec<A>& c) {
@@ -83,6 +95,48 @@ HANOPS_INLINE Vec<A> nmadd(const Vec<A>& a, const Vec<A>& b, const Vec<A>& c) {
 // Arithmetic is in A = float for every storage type T but double.
 template <class T>
 using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// As many doubles as Vec<A> has lanes: norms and their like are taken in double.
+template <class A>
+using Wide = std::conditional_t<std::is_same_v<A, double>, Vec<double>, vec::VectorizedN<double, 2>>;
+
+template <class A>
+HANOPS_INLINE Wide<A> widen(const Vec<A>& v) {
+  if constexpr (std::is_same_v<A, double>) {
+    return v;
+  } else {
+#if defined(CPU_CAPABILITY_AVX512)
+    return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
+#elif defined(CPU_CAPABILITY_AVX2)
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+#else
+    float lanes[kLanes<A>];
+    double wide[kLanes<A>];
+    v.store(lanes);
+    for (int i = 0; i < kLanes<A>; ++i) wide[i] = lanes[i];
+    return Wide<A>::loadu(wide);
+#endif
+  }
+}
+
+template <class A>
+HANOPS_INLINE Vec<A> narrow(const Wide<A>& v) {
+  if constexpr (std::is_same_v<A, double>) {
+    return v;
+  } else {
+#if defined(CPU_CAPABILITY_AVX512)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(v[0])), _mm512_cvtpd_ps(v[1]), 1);
+#elif defined(CPU_CAPABILITY_AVX2)
+    return _mm256_set_m128(_mm256_cvtpd_ps(v[1]), _mm256_cvtpd_ps(v[0]));
+#else
+    double wide[kLanes<A>];
+    float lanes[kLanes<A>];
+    v.store(wide);
+    for (int i = 0; i < kLanes<A>; ++i) lanes[i] = static_cast<float>(wide[i]);
+    return load<A>(lanes);
+#endif
+  }
+}
 
 template <class T>
 HANOPS_INLINE Vec<Accumulate<T>> load_storage(const T* p) {
@@ -167,8 +221,8 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
 #endif
 }
 
-template <class A>
-HANOPS_INLINE A sum(const Vec<A>& v) {
+template <class A, class V = Vec<A>>
+HANOPS_INLINE A sum(const V& v) {
   return vec::vec_reduce_all<A>([](const auto& a, const auto& b) { return a + b; }, v);
 }
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "backend.h"
@@ -48,9 +49,10 @@ PYBIND11_MODULE(_C, m) {
         py::call_guard<py::gil_scoped_release>(),
         "Independent float32 multiply-adds of whole vectors per second on one core, the best of many short runs.");
   m.def("set_backend", [](const std::string& name) {
-    if (name != "auto" && name != "cpu" && name != "reference") throw py::value_error("no such backend: " + name);
-    hanops::chosen_backend = name == "cpu"         ? hanops::Backend::kCpu
-                             : name == "reference" ? hanops::Backend::kReference
-                                                   : hanops::Backend::kAuto;
+    const auto& names = hanops::kBackendNames;
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) throw py::value_error("no such backend: " + name);
+    hanops::chosen_backend = static_cast<hanops::Backend>(found - names.begin());
   });
+  m.def("set_has_triton", [](bool has_triton) { hanops::has_triton = has_triton; });
 }

@@ -51,6 +51,15 @@ inline c10::SymInt layers_with_abs(const at::Tensor& u, bool final_abs) {
   return final_abs || layers == 0 ? layers : layers - 1;
 }
 
+// Bytes of a row's sign bits of one layer; the device type sets their layout, as hanops/signs.py describes it.
+inline c10::SymInt sign_bytes(const at::Tensor& x) {
+  const c10::SymInt features = x.sym_size(-1);
+  if (x.is_cpu()) return (features + 7) / 8;
+  int64_t bytes = 4;
+  while (8 * bytes < features.guard_int(__FILE__, __LINE__)) bytes *= 2;
+  return bytes;
+}
+
 // What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device.
 inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
                         const at::Tensor& u, bool final_abs, std::array<bool, 3> needs) {
@@ -63,7 +72,7 @@ inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y
   TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
   c10::SymDimVector shape(dy.sym_sizes().begin(), dy.sym_sizes().end() - 1);
   shape.push_back(layers_with_abs(u, final_abs));
-  shape.push_back((dy.sym_size(-1) + 7) / 8);
+  shape.push_back(sign_bytes(dy));
   TORCH_CHECK_VALUE(signs.sym_sizes() == c10::SymIntArrayRef(shape), "han_stack: signs must have shape ",
                     c10::SymIntArrayRef(shape), ", got ", signs.sym_sizes());
 }

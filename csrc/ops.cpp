@@ -102,53 +102,31 @@ Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool
   return std::get<0>(forward_op().call(x, u, b, final_abs, false));
 }
 
-// Plain torch, defined in hanops/ops.py: on request, and for devices without kernels.
-std::tuple<Tensor, Tensor> forward_reference(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                             bool save) {
-  static const auto op = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
-  return op.call(x, u, b, final_abs, save);
+// The backends that are ops of their own, defined in hanops/ops.py: plain torch, and Triton.
+const char* forward_name(Backend backend) {
+  return backend == Backend::kTriton ? "hanops::han_stack_forward_triton" : "hanops::han_stack_forward_reference";
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_reference(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+const char* backward_name(Backend backend) {
+  return backend == Backend::kTriton ? "hanops::han_stack_backward_triton" : "hanops::han_stack_backward_reference";
+}
+
+std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                             bool save) {
+  check_stack("x", x, u, b);
+  const Backend backend = select_backend(x);
+  if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
+  return find_op<ForwardSchema>(forward_name(backend)).call(x, u, b, final_abs, save);
+}
+
+std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                                       const Tensor& u, const OptionalTensor& b, bool final_abs,
                                                       Needs needs) {
-  static const auto op = find_op<BackwardSchema>("hanops::han_stack_backward_reference");
-  return op.call(dy, y, signs, u, b, final_abs, needs);
-}
-
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                       bool save) {
-  check_stack("x", x, u, b);
-  if (chosen_backend == Backend::kReference) return forward_reference(x, u, b, final_abs, save);
-  return cpu::han_stack_forward(x, u, b, final_abs, save);
-}
-
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
-                                                const Tensor& u, const OptionalTensor& b, bool final_abs, Needs needs) {
   check_stack("dy", dy, u, b);
   check_saved(dy, y, signs, u, final_abs, needs);
-  if (chosen_backend == Backend::kReference) return backward_reference(dy, y, signs, u, b, final_abs, needs);
-  return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
-}
-
-void refuse_cpu_backend(const Tensor& t) {
-  TORCH_CHECK(chosen_backend != Backend::kCpu, "han_stack: backend 'cpu' was asked for, but the tensors are on ",
-              t.device());
-}
-
-std::tuple<Tensor, Tensor> forward_elsewhere(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                             bool save) {
-  check_stack("x", x, u, b);
-  refuse_cpu_backend(x);
-  return forward_reference(x, u, b, final_abs, save);
-}
-
-std::tuple<Tensor, Tensor, Tensor> backward_elsewhere(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
-                                                      const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                                      Needs needs) {
-  check_stack("dy", dy, u, b);
-  refuse_cpu_backend(dy);
-  return backward_reference(dy, y, signs, u, b, final_abs, needs);
+  const Backend backend = select_backend(dy);
+  if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
+  return find_op<BackwardSchema>(backward_name(backend)).call(dy, y, signs, u, b, final_abs, needs);
 }
 
 }  // namespace
@@ -168,13 +146,8 @@ TORCH_LIBRARY_IMPL(hanops, Autograd, m) {
 
 TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
   m.impl("han_stack", han_stack);
-  m.impl("han_stack_forward", forward_elsewhere);
-  m.impl("han_stack_backward", backward_elsewhere);
-}
-
-TORCH_LIBRARY_IMPL(hanops, CPU, m) {
-  m.impl("han_stack_forward", forward_cpu);
-  m.impl("han_stack_backward", backward_cpu);
+  m.impl("han_stack_forward", han_stack_forward);
+  m.impl("han_stack_backward", han_stack_backward);
 }
 
 }  // namespace hanops

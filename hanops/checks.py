@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hanops.signs import is_chunked, sign_bytes
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -60,7 +62,7 @@ def layers_with_abs(u: Tensor, final_abs: bool) -> int:
 
 def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
     """Returns the shape of the packed sign bits of a stack on rows like x: one bit per element and layer with abs."""
-    return [*x.shape[:-1], layers_with_abs(u, final_abs), (x.shape[-1] + 7) // 8]
+    return [*x.shape[:-1], layers_with_abs(u, final_abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
 def check_saved(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, final_abs: bool, needs: Sequence[bool]) -> None:

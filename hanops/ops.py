@@ -1,20 +1,21 @@
 """The registered ops under `torch.ops.hanops`: the native library, their fakes, and their definition in plain torch.
 
 The plain-torch pair (`han_stack_forward_reference`, `han_stack_backward_reference`) serves the backend 'reference',
-devices without kernels, and builds without native code, in which the schemas are defined here.
+devices without kernels, and builds without native code, in which the schemas are defined here. The Triton pair
+(`..._triton`) launches the kernels of `hanops.triton`, which is imported by the first call.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from hanops import reference
+from hanops import backends, reference
 from hanops.checks import check_saved, check_stack, signs_shape
+from hanops.native import native
+from hanops.signs import is_chunked, pack, unpack
 
 _FORWARD = "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)"
 _BACKWARD = (
@@ -23,45 +24,10 @@ _BACKWARD = (
 )
 
 
-def _load_native() -> ModuleType | None:
-    """Loads the extension module, or returns None where hanops was built without it."""
-    if importlib.util.find_spec("hanops._C") is None:
-        return None
-    try:
-        from hanops import _C
-    except ImportError as error:
-        raise ImportError(
-            f"hanops: the native library does not load with torch {torch.__version__}: it was built for another"
-            " version of torch. Reinstall hanops with 'pip install --no-build-isolation --force-reinstall --no-deps'."
-        ) from error
-    built, running = _C.build_info()["torch"], torch.__version__
-    if built.split("+")[0].split(".")[:2] != running.split("+")[0].split(".")[:2]:
-        raise ImportError(f"hanops: the native library was built for torch {built}, but torch {running} is running")
-    return _C
-
-
-native = _load_native()
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
 
 
 # ---- the two ops in plain torch
-
-
-def _bit_weights(device: torch.device) -> Tensor:
-    return 2 ** torch.arange(8, dtype=torch.uint8, device=device)
-
-
-def _pack(negative: Tensor) -> Tensor:
-    """Packs booleans (..., features) into bytes (..., ceil(features / 8)): bit j of byte i is column 8 i + j."""
-    padded = torch.nn.functional.pad(negative, (0, -negative.shape[-1] % 8))
-    bits = padded.unflatten(-1, (-1, 8)).to(torch.uint8)
-    return (bits * _bit_weights(bits.device)).sum(-1, dtype=torch.uint8)
-
-
-def _unpack(signs: Tensor, features: int) -> Tensor:
-    """Unpacks bytes (..., ceil(features / 8)) into -1 and +1, int8 of shape (..., features)."""
-    bits = signs.unsqueeze(-1).bitwise_and(_bit_weights(signs.device)).ne(0)
-    return 1 - 2 * bits.flatten(-2)[..., :features].to(torch.int8)
 
 
 def _as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -90,7 +56,7 @@ def forward_reference(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, s
             rows = rows + _layers(b)[:, layer, None].to(dtype)
         if final_abs or layer < layers - 1:
             if save:
-                signs[..., layer, :] = _pack(torch.signbit(rows)).view(signs[..., layer, :].shape)
+                signs[..., layer, :] = pack(torch.signbit(rows), is_chunked(x.device)).view(signs[..., layer, :].shape)
             rows = rows.abs()
     return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), signs
 
@@ -109,7 +75,8 @@ def backward_reference(
     for layer in reversed(range(u.shape[-2])):
         w_l = w[:, layer, None]
         if layer < signs.shape[-2]:
-            s = _unpack(signs[..., layer, :], dy.shape[-1]).view(g.shape)
+            negative = unpack(signs[..., layer, :], dy.shape[-1], is_chunked(dy.device)).view(g.shape)
+            s = 1 - 2 * negative.to(torch.int8)
             g = g * s
             x = None if x is None else x * s
         db[:, layer] = g.sum(-2)
@@ -133,10 +100,34 @@ def backward_reference(
     )
 
 
-library.define("han_stack_forward_reference" + _FORWARD)
-library.define("han_stack_backward_reference" + _BACKWARD)
-library.impl("han_stack_forward_reference", forward_reference, "CompositeExplicitAutograd")
-library.impl("han_stack_backward_reference", backward_reference, "CompositeExplicitAutograd")
+# ---- the two ops in Triton
+
+
+def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits, from the Triton kernels."""
+    backends.require("triton", x.device)
+    from hanops.triton import han_stack
+
+    return han_stack.forward(x, u, b, final_abs, save)
+
+
+def backward_triton(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns dx, du and db, each of shape (0,) where not needed, from the Triton kernels."""
+    backends.require("triton", dy.device)
+    from hanops.triton import han_stack
+
+    return han_stack.backward(dy, y, signs, u, b, final_abs, needs)
+
+
+_FORWARDS = {"reference": forward_reference, "triton": forward_triton}
+_BACKWARDS = {"reference": backward_reference, "triton": backward_triton}
+for _name in _FORWARDS:
+    library.define(f"han_stack_forward_{_name}{_FORWARD}")
+    library.define(f"han_stack_backward_{_name}{_BACKWARD}")
+    library.impl(f"han_stack_forward_{_name}", _FORWARDS[_name], "CompositeExplicitAutograd")
+    library.impl(f"han_stack_backward_{_name}", _BACKWARDS[_name], "CompositeExplicitAutograd")
 
 
 # ---- schemas, implementation and autograd of a build without native code
@@ -196,14 +187,14 @@ def _han_stack_autograd(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool 
 def _define_without_native() -> None:
     def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
         check_stack("x", x, u, b)
-        return forward_reference(x, u, b, final_abs, save)
+        return _FORWARDS[backends.select(x.device)](x, u, b, final_abs, save)
 
     def backward(
         dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         check_stack("dy", dy, u, b)
         check_saved(dy, y, signs, u, final_abs, needs)
-        return backward_reference(dy, y, signs, u, b, final_abs, needs)
+        return _BACKWARDS[backends.select(dy.device)](dy, y, signs, u, b, final_abs, needs)
 
     def composed(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
         return forward(x, u, b, final_abs, False)[0]
@@ -252,6 +243,6 @@ def _backward_fake(
     )
 
 
-for _suffix in ("", "_reference"):
+for _suffix in ("", "_reference", "_triton"):
     torch.library.register_fake(f"hanops::han_stack_forward{_suffix}", _forward_fake)
     torch.library.register_fake(f"hanops::han_stack_backward{_suffix}", _backward_fake)

@@ -1,25 +1,58 @@
-"""Every backend runs the same tests: a later one only adds a row to BACKENDS."""
+"""Every backend runs the same tests, on the device of `--device`; Triton kernels are interpreted where it is the CPU."""
 
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
+import numpy
 import pytest
 import torch
 
 import hanops
 
-BACKENDS = ["cpu", "reference"] if hanops.ops.native is not None else ["reference"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the backends' tests run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.triton is imported
+    else:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmul
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        on_gpu = metafunc.config.getoption("--device") == "cuda"
+        have = {"triton": find_spec("triton") is not None, "cpu": not on_gpu and hanops.ops.native is not None}
+        metafunc.parametrize("backend", [*(name for name in have if have[name]), "reference"], indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     with hanops.use_backend(request.param):
         yield request.param
 
 
 @pytest.fixture
-def device(backend: str) -> torch.device:
-    return torch.device("cpu")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_interpreter() -> Iterator[None]:
+    """Triton's interpreter computes with NumPy, which warns of the infinities that tests are about."""
+    with numpy.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture
+def interpreted(backend: str, device: torch.device) -> bool:
+    """Whether the test runs in Triton's interpreter, which is a thousand times slower: sizes are to be small."""
+    return backend == "triton" and device.type == "cpu"
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

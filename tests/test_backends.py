@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_explain():
     told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
     assert told.backend == ("cpu" if native else "reference")
-    assert set(told.others) | {told.backend} == {"cpu", "reference"}
+    assert set(told.others) | {told.backend} == {"cuda", "triton", "cpu", "reference"}
+    assert told.others["cuda"] == "this build of hanops has no CUDA kernels"
+    assert "interpreter" in told.others["triton"] or "not installed" in told.others["triton"]
     assert told.backend in str(told)
     with hanops.use_backend("reference"):
         told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
@@ -45,12 +48,40 @@ def test_a_backend_that_cannot_run_says_so():
         hanops.explain(x, u)
 
 
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_the_elsewhere_of_gpu_backends(name):
+    """Without its interpreter Triton does not run on the CPU, and there are no CUDA kernels: both say so."""
+    if name == "triton" and find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    script = (
+        "import torch, hanops, sys\n"
+        f"with hanops.use_backend({name!r}):\n"
+        "    hanops.han_stack(torch.ones(1, 2), torch.ones(1, 2))"
+    )
+    failed = run(script, TRITON_INTERPRET="0")
+    assert failed.returncode != 0
+    assert {
+        "triton": "RuntimeError: han_stack: backend 'triton' was asked for, but the tensors are on cpu, and Triton's",
+        "cuda": "ValueError: use_backend: backend 'cuda' is not available: this build of hanops has no CUDA kernels",
+    }[name] in failed.stderr
+
+
+def test_import_does_not_import_triton():
+    """Nor does a call that another backend runs."""
+    script = (
+        "import torch, sys\nbefore = 'triton' in sys.modules\nimport hanops\n"
+        "hanops.han_stack(torch.ones(1, 2), torch.ones(1, 2))\n"
+        "assert before or 'triton' not in sys.modules\nassert 'hanops.triton' not in sys.modules"
+    )
+    assert run(script).returncode == 0
+
+
 def test_use_backend_is_undone():
     with pytest.raises(KeyError), hanops.use_backend("reference"):
         raise KeyError
     assert hanops.explain(torch.randn(2, 4), torch.randn(3, 4)).reason != "it was asked for"
     with (
-        pytest.raises(ValueError, match="backend must be one of auto, cpu, reference, got 'fast'"),
+        pytest.raises(ValueError, match="backend must be one of auto, cuda, triton, cpu, reference, got 'fast'"),
         hanops.use_backend("fast"),
     ):
         pass
@@ -74,4 +105,4 @@ def test_environment_variable():
     assert run(script, HANOPS_BACKEND="reference").stdout.split() == ["reference"]
     failed = run(script, HANOPS_BACKEND="fast")
     assert failed.returncode != 0
-    assert "HANOPS_BACKEND: backend must be one of auto, cpu, reference, got 'fast'" in failed.stderr
+    assert "HANOPS_BACKEND: backend must be one of auto, cuda, triton, cpu, reference, got 'fast'" in failed.stderr

@@ -1,0 +1,40 @@
+"""The packed sign bits: how many bytes a row has, and packing in plain torch.
+
+On the CPU bit j of byte i is column 8 i + j, and a row has S = ceil(d / 8) bytes. Elsewhere ("chunked") bit k of byte c
+is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. The layout follows from the device type alone, so that any
+backward on a device reads any forward on it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sign_bytes(features: int, chunked: bool) -> int:
+    """Returns the bytes of a row's sign bits of one layer."""
+    return 1 << max((int(features) - 1).bit_length() - 3, 2) if chunked else (features + 7) // 8
+
+
+def is_chunked(device: torch.device) -> bool:
+    """Tells the layout of a device."""
+    return device.type != "cpu"
+
+
+def _weights(chunked: bool, device: torch.device) -> Tensor:
+    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=device)
+    return weights.unsqueeze(1) if chunked else weights
+
+
+def pack(negative: Tensor, chunked: bool) -> Tensor:
+    """Packs booleans (..., features) into bytes (..., S)."""
+    size = sign_bytes(negative.shape[-1], chunked)
+    padded = torch.nn.functional.pad(negative, (0, 8 * size - negative.shape[-1]))
+    bits = padded.unflatten(-1, (8, size) if chunked else (size, 8)).to(torch.uint8)
+    return (bits * _weights(chunked, bits.device)).sum(-2 if chunked else -1, dtype=torch.uint8)
+
+
+def unpack(signs: Tensor, features: int, chunked: bool) -> Tensor:
+    """Unpacks bytes (..., S) into booleans (..., features), True where the sign bit is set."""
+    bits = signs.unsqueeze(-2 if chunked else -1).bitwise_and(_weights(chunked, signs.device)).ne(0)
+    return bits.flatten(-2)[..., :features]

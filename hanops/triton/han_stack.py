@@ -1,0 +1,272 @@
+"""Launches the Triton kernels: han_stack_forward and han_stack_backward for arguments that have been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hanops import reference
+from hanops.checks import layers_with_abs
+from hanops.signs import pack, sign_bytes, unpack
+from hanops.triton import han_stack_kernels as kernels
+from hanops.triton.tiles import (
+    FUSED_LIMIT,
+    STREAMING_COLUMNS,
+    STREAMING_WARPS,
+    backward_tile,
+    forward_tile,
+    parameter_tile,
+)
+
+_WORKSPACE = 64 << 20  # bytes of partial sums of du and db, or as many as the sign bits, whichever is more
+_INTERPRETED_PROCESSORS = 1
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A tensor as (groups, rows, features) with contiguous columns: a view where its strides allow, else a copy."""
+
+    data: Tensor
+
+    @classmethod
+    def of(cls, t: Tensor, groups: int) -> _Rows:
+        rows = t.reshape(groups, -1, t.shape[-1])
+        return cls(rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous())
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return self.data.stride(0), self.data.stride(1)
+
+    @property
+    def in_fours(self) -> bool:
+        """Whether four columns can be read at once."""
+        steps = (*self.strides, self.data.shape[-1], self.data.data_ptr() // self.data.element_size())
+        return all(step % 4 == 0 for step in steps)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Sizes of a call, and what follows from them."""
+
+    groups: int
+    rows: int  # of a group
+    features: int
+    layers: int
+    abs_layers: int
+    dtype: torch.dtype  # of the arithmetic
+    device: torch.device
+
+    @classmethod
+    def of(cls, x: Tensor, u: Tensor, final_abs: bool) -> _Stack:
+        groups = u.shape[0] if u.dim() == 3 else 1
+        features, layers = u.shape[-1], u.shape[-2]
+        rows = x.numel() // (groups * features) if groups else 0
+        dtype = reference.arithmetic_dtype(x.dtype)
+        return cls(groups, rows, features, layers, layers_with_abs(u, final_abs), dtype, x.device)
+
+    @property
+    def wide(self) -> bool:
+        return self.dtype == torch.float64
+
+    @property
+    def arithmetic(self) -> tl.dtype:
+        return tl.float64 if self.wide else tl.float32
+
+    @property
+    def sign_bytes(self) -> int:
+        return sign_bytes(self.features, chunked=True)
+
+    def resident(self, programs_per_processor: int) -> int:
+        """Programs that run at once."""
+        if self.device.type == "cpu":
+            return programs_per_processor * _INTERPRETED_PROCESSORS
+        return programs_per_processor * torch.cuda.get_device_properties(self.device).multi_processor_count
+
+    def parts(self, tiles: int, programs_per_processor: int, slices: int = 1) -> int:
+        """Partial sums of du and db for each group."""
+        item = 8 if self.wide else 4
+        most = max(_WORKSPACE // (2 * item * self.layers * self.features), self.groups * self.rows // 64)
+        programs = min(self.resident(programs_per_processor) // slices, most) // self.groups
+        return max(1, min(programs, tiles))
+
+
+@contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Makes the tensors' GPU current: Triton launches on that one."""
+    if device.type == "cpu":
+        yield
+    else:
+        with torch.cuda.device(device):
+            yield
+
+
+def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[Tensor, Tensor]:
+    """Returns w and b of every layer, padded to `columns`, and |u| as two factors."""
+    layers = stack.groups * stack.layers
+    packed = torch.empty(layers, 2, columns, dtype=stack.dtype, device=stack.device)
+    norms = torch.empty(layers, 2, dtype=stack.dtype, device=stack.device)
+    u = u.contiguous()
+    b_rows = u if b is None else b.contiguous()
+    kernels.prepare[(layers,)](
+        u, b_rows, packed, norms, stack.features, D=columns, A=stack.arithmetic, HAS_B=b is not None
+    )
+    return packed, norms
+
+
+def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits."""
+    stack = _Stack.of(x, u, final_abs)
+    size = stack.sign_bytes
+    signs = x.new_empty((*x.shape[:-1], stack.abs_layers, size) if save else (0,), dtype=torch.uint8)
+    if stack.layers == 0:
+        return x.clone(memory_format=torch.contiguous_format), _to_device_layout(signs, stack, save)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if y.numel() == 0:
+        return y, _to_device_layout(signs, stack, save)
+    rows = _Rows.of(x, stack.groups)
+    sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
+    options = {"A": stack.arithmetic, "S": size, "SAVE": save, "VECTOR": rows.in_fours}
+    tile = forward_tile(stack.features, stack.wide)
+    with _on(stack.device):
+        if tile is not None:
+            packed, _ = _packed(stack, u, b, tile.columns)
+            tiles = triton.cdiv(stack.rows, tile.rows)
+            kernels.forward[(stack.groups * tiles,)](
+                rows.data, y, signs, packed, *sizes, tiles, *rows.strides,
+                R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, num_warps=tile.warps, **options,
+            )  # fmt: skip
+        else:
+            packed, _ = _packed(stack, u, b, 8 * size)
+            programs, scratch = _scratch(stack, 8 * size)
+            kernels.forward_streaming[(programs,)](
+                rows.data, y, signs, packed, scratch, *sizes, stack.groups * stack.rows, programs, *rows.strides,
+                C=STREAMING_COLUMNS, num_warps=STREAMING_WARPS, **options,
+            )  # fmt: skip
+    return y, _to_device_layout(signs, stack, save)
+
+
+def backward(
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns dx, du and db, each of shape (0,) where not needed."""
+    stack = _Stack.of(dy, u, final_abs)
+    needs_dx, needs_du, needs_db = needs
+
+    def new(like: Tensor, needed: bool) -> Tensor:
+        return torch.empty_like(like, memory_format=torch.contiguous_format) if needed else like.new_empty(0)
+
+    dx, du, db = new(dy, needs_dx), new(u, needs_du), new(u, needs_db)
+    if stack.layers == 0 or dy.numel() == 0:
+        return (dx.copy_(dy) if needs_dx else dx), du.zero_(), db.zero_()
+    with _on(stack.device):
+        _backward(stack, dy, y if needs_du else None, _from_device_layout(signs, stack), u, b, dx, du, db, needs)
+    return dx, du, db
+
+
+def _backward(
+    stack: _Stack,
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    dx: Tensor,
+    du: Tensor,
+    db: Tensor,
+    needs: Sequence[bool],
+) -> None:
+    needs_dx, needs_du, needs_db = needs
+    sums = needs_du or needs_db
+    size = stack.sign_bytes
+    g_rows = _Rows.of(dy, stack.groups)
+    y_rows = g_rows if y is None else _Rows.of(y, stack.groups)
+    strides = (*g_rows.strides, *y_rows.strides)
+    sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
+    options = {
+        "A": stack.arithmetic,
+        "S": size,
+        "DU": needs_du,
+        "DB": needs_db,
+        "VECTOR": g_rows.in_fours and y_rows.in_fours,
+    }
+    tile = backward_tile(stack.features, stack.wide)
+    columns = 8 * size if tile is None else tile.columns
+    packed, norms = _packed(stack, u, b, columns)
+    fused = sums and stack.features <= FUSED_LIMIT
+    parts = 1
+
+    def new(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=stack.dtype, device=stack.device)
+
+    coefficients = new(stack.groups, stack.rows, stack.layers, 2) if sums and not fused else packed
+    partials = packed
+    if tile is not None:
+        tiles = triton.cdiv(stack.rows, tile.rows)
+        parts = stack.parts(tiles, tile.programs_per_processor) if fused else tiles
+        if fused:
+            partials = new(stack.groups, parts, stack.layers, 2, columns)
+        kernels.backward[(stack.groups * parts,)](
+            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, *sizes, tiles, parts, *strides,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, num_warps=tile.warps, **options,
+        )  # fmt: skip
+    else:
+        programs, scratch = _scratch(stack, 2 * columns)
+        kernels.backward_streaming[(programs,)](
+            g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients,
+            *sizes, stack.groups * stack.rows, programs, *strides,
+            C=STREAMING_COLUMNS, DX=needs_dx, num_warps=STREAMING_WARPS, **options,
+        )  # fmt: skip
+    if not sums:
+        return
+    if not fused:
+        tile = parameter_tile(stack.wide)
+        tiles, slices = triton.cdiv(stack.rows, tile.rows), triton.cdiv(stack.features, tile.columns)
+        parts = stack.parts(tiles, tile.programs_per_processor, slices)
+        partials = new(stack.groups, parts, stack.layers, 2, columns)
+        kernels.parameter_gradients[(stack.groups * parts * slices,)](
+            g_rows.data, y_rows.data, signs, packed, partials, coefficients, *sizes, tiles, parts, slices, *strides,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, num_warps=tile.warps, **options,
+        )  # fmt: skip
+    if parts > 1:
+        length, block = stack.layers * 2 * columns, 128
+        totals = new(stack.groups, length)
+        kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
+            partials, totals, length, parts, P=16, BLOCK=block
+        )
+        partials = totals
+    kernels.finish[(stack.groups * stack.layers,)](
+        partials, packed, norms, du, db, stack.features, D=columns, DU=needs_du, DB=needs_db
+    )
+
+
+def _scratch(stack: _Stack, columns: int) -> tuple[int, Tensor]:
+    """Returns the number of streaming programs, and a scratch row for each."""
+    programs = min(stack.groups * stack.rows, stack.resident(max(1, 16 // STREAMING_WARPS)))
+    return programs, torch.empty(programs, columns, dtype=stack.dtype, device=stack.device)
+
+
+# The interpreter's tensors are on the CPU, where sign bits have another layout than the kernels write.
+
+
+def _to_device_layout(signs: Tensor, stack: _Stack, save: bool) -> Tensor:
+    if stack.device.type != "cpu" or not save:
+        return signs
+    return pack(unpack(signs, stack.features, chunked=True), chunked=False)
+
+
+def _from_device_layout(signs: Tensor, stack: _Stack) -> Tensor:
+    if stack.device.type != "cpu":
+        return signs.contiguous()
+    return pack(unpack(signs, stack.features, chunked=False), chunked=True)

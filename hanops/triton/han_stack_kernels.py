@@ -1,0 +1,485 @@
+"""The Triton kernels of the Han stack: a tile of rows stays in registers while every layer passes over it.
+
+A tile has R * Q rows, r * Q + q of them in registers r and lanes q. Its columns are K chunks of C: chunk m, of shape
+[R, Q, C], holds columns m C ... m C + C - 1. Columns past `features` hold 0 throughout.
+Sign bits have S bytes per row and layer: bit k of byte c is column k S + c.
+Names: p_ pointers, o_ offsets, m_ masks; w and b are the packed parameters, [layers, {w, b}, D] for each group.
+"""
+
+import triton
+import triton.language as tl
+
+# ---- pieces
+
+
+@triton.jit
+def _columns(Q: tl.constexpr, C: tl.constexpr):
+    """Columns of a chunk, [1, Q, C]: of full width, so that parameters come in the layout of the rows.
+
+    Four columns a lane in every access, whatever the width of its type: all of them then share one layout.
+    """
+    columns = tl.max_contiguous(tl.arange(0, C)[None, None, :], [1, 1, 4])
+    return tl.broadcast_to(columns, (1, Q, C))
+
+
+@triton.jit
+def _rows(first, R: tl.constexpr, Q: tl.constexpr):
+    """Rows of a tile, [R, Q, 1], 64-bit."""
+    return first + tl.arange(0, R)[:, None, None] * Q + tl.arange(0, Q)[None, :, None]
+
+
+@triton.jit
+def _fours(n):
+    """n, a multiple of 4, so that the compiler sees it."""
+    return n // 4 * 4
+
+
+@triton.jit
+def _sign_bit(z):
+    """1 where the sign bit of z is set, as uint32."""
+    width: tl.constexpr = z.dtype.primitive_bitwidth
+    word: tl.constexpr = tl.uint64 if width == 64 else tl.uint32
+    return (z.to(word, bitcast=True) >> (width - 1)).to(tl.uint32)
+
+
+@triton.jit
+def _flip(v, byte, k):
+    """Negates v where bit k of byte is set."""
+    width: tl.constexpr = v.dtype.primitive_bitwidth
+    word: tl.constexpr = tl.uint64 if width == 64 else tl.uint32
+    top = (byte.to(word) >> k) << (width - 1)
+    return (v.to(word, bitcast=True) ^ top).to(v.dtype, bitcast=True)
+
+
+@triton.jit
+def _load_rows(p_rows, o_row, features, m_row, columns, A: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+    """A tile of rows in A, K chunks of [R, Q, C]; 0 beyond the matrix."""
+    tile = ()
+    for m in tl.static_range(K):
+        column = m * C + columns
+        x = tl.load(p_rows + o_row + column, mask=m_row & (column < features), other=0.0)
+        tile = tile + (x.to(A),)
+    return tile
+
+
+@triton.jit
+def _store_rows(p_rows, o_row, features, m_row, columns, tile, C: tl.constexpr, K: tl.constexpr):
+    for m in tl.static_range(K):
+        column = m * C + columns
+        y = tile[m].to(p_rows.dtype.element_ty)
+        tl.store(p_rows + o_row + column, y, mask=m_row & (column < features))
+
+
+@triton.jit
+def _dot(tile, p_w, columns, C: tl.constexpr, K: tl.constexpr):
+    """The dot product of each row with w, [R, Q, 1]."""
+    total = tile[0] * tl.load(p_w + columns)
+    for m in tl.static_range(1, K):
+        total += tile[m] * tl.load(p_w + m * C + columns)
+    return tl.sum(total, axis=2, keep_dims=True)
+
+
+@triton.jit
+def _reflect(x, p_w, features, columns, D: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+    """z = x - 2 (w . x) w + b."""
+    a = -2.0 * _dot(x, p_w, columns, C, K)
+    z = ()
+    for m in tl.static_range(K):
+        w, b = tl.load(p_w + m * C + columns), tl.load(p_w + D + m * C + columns)
+        z_m = x[m] + a * w + b
+        if m == K - 1:  # a * 0 may be NaN
+            z_m = tl.where(m * C + columns < features, z_m, 0.0)
+        z = z + (z_m,)
+    return z
+
+
+@triton.jit
+def _store_signs(p_signs, o_signs, m_row, columns, z, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+    """Packs the signs of z: each of the S / C chunks of bytes takes its bits from 8 chunks of columns."""
+    step: tl.constexpr = S // C
+    for h in tl.static_range(step):
+        byte = tl.zeros_like(z[0]).to(tl.uint32)
+        for j in tl.static_range(8):
+            if (7 - j) * step + h < K:
+                byte = (byte << 1) | _sign_bit(z[(7 - j) * step + h])
+        tl.store(p_signs + o_signs + (h * C + columns), byte.to(tl.uint8), mask=m_row)
+
+
+@triton.jit
+def _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+    """s g and s x for the chunks from column `first` on; x may be an empty tuple."""
+    gz = ()
+    z = ()
+    for m in tl.static_range(K):
+        if C <= S:
+            k = (first + m * C) // S
+            o_byte = o_signs + ((first + m * C) % S + columns)
+        else:  # the bits of a chunk's columns lie in different places of their bytes
+            k = (m * C + columns) // S
+            o_byte = o_signs + tl.max_contiguous((m * C + columns) % S, [1, 1, 4])
+        byte = tl.load(p_signs + o_byte, mask=m_row, other=0)
+        gz = gz + (_flip(g[m], byte, k),)
+        if len(x) > 0:
+            z = z + (_flip(x[m], byte, k),)
+    return gz, z
+
+
+@triton.jit
+def _add_rows(p, rows, started):
+    """Adds the sum of a chunk's rows to memory that one program owns, or starts it."""
+    value = tl.sum(tl.sum(rows, axis=0, keep_dims=True), axis=1, keep_dims=True)
+    before = tl.load(p, mask=tl.zeros_like(value).to(tl.int1) | started, other=0.0)
+    tl.store(p, before + value)
+
+
+# ---- parameters
+
+
+@triton.jit(do_not_specialize=["features", "layers"])
+def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.constexpr, HAS_B: tl.constexpr):
+    """Packs w = u / |u| and b of one layer, 0 beyond `features`; |u| is kept as two factors that do not overflow."""
+    BLOCK: tl.constexpr = 1024
+    layer = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    p_u += layer * features
+    p_packed += layer * 2 * D
+    largest = tl.zeros((BLOCK,), A)
+    for first in range(0, D, BLOCK):
+        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A)
+        largest = tl.maximum(largest, tl.abs(u))
+    scale = tl.max(largest, axis=0)
+    scale = tl.where(scale > 0, scale, 1.0).to(A)
+    squares = tl.zeros((BLOCK,), A)
+    for first in range(0, D, BLOCK):
+        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A) / scale
+        squares += u * u
+    norm = tl.sqrt(tl.sum(squares, axis=0))
+    inverse = 1.0 / tl.where(norm == 0, 1.0, norm).to(A)  # u = 0: w = 0, and H = I
+    for first in range(0, D, BLOCK):
+        m_u = first + columns < features
+        u = tl.load(p_u + first + columns, mask=m_u, other=0.0).to(A)
+        tl.store(p_packed + first + columns, u / scale * inverse, mask=first + columns < D)
+        b = tl.full((BLOCK,), -0.0, A)  # x + -0.0 is x, even for x = -0.0
+        if HAS_B:
+            b = tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0).to(A)
+        tl.store(p_packed + D + first + columns, b, mask=first + columns < D)
+    tl.store(p_norms + 2 * layer, scale)
+    tl.store(p_norms + 2 * layer + 1, norm)
+
+
+@triton.jit(do_not_specialize=["size", "parts"])
+def sum_parts(p_partials, p_sums, size, parts, P: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums the partial du and db of a group, (parts, size), in a fixed order."""
+    blocks = tl.cdiv(size, BLOCK)
+    group = (tl.program_id(0) // blocks).to(tl.int64)
+    o_column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    o_part = tl.arange(0, P)
+    total = tl.zeros((P, BLOCK), p_sums.dtype.element_ty)
+    p_partials += group * parts * size
+    for first in range(0, parts, P):
+        part = (first + o_part)[:, None]
+        total += tl.load(p_partials + part * size + o_column[None, :], mask=(part < parts) & (o_column < size)[None, :],
+                         other=0.0)  # fmt: skip
+    tl.store(p_sums + group * size + o_column, tl.sum(total, axis=0), mask=o_column < size)
+
+
+@triton.jit(do_not_specialize=["features"])
+def finish(p_sums, p_packed, p_norms, p_du, p_db, features, D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr):
+    """du = (dw - (w . dw) w) / |u| of one layer, 0 where u = 0; and db."""
+    BLOCK: tl.constexpr = 1024
+    A: tl.constexpr = p_sums.dtype.element_ty
+    layer = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    p_sums += layer * 2 * D
+    p_packed += layer * 2 * D
+    if DU:
+        along = tl.zeros((BLOCK,), A)
+        for first in range(0, D, BLOCK):
+            m_u = first + columns < features
+            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
+            along += dw * tl.load(p_packed + first + columns, mask=m_u, other=0.0)
+        total = tl.sum(along, axis=0)
+        scale, norm = tl.load(p_norms + 2 * layer), tl.load(p_norms + 2 * layer + 1)
+        inverse = tl.where(norm == 0, 0.0, 1.0 / tl.where(norm == 0, 1.0, norm)).to(A)
+        for first in range(0, D, BLOCK):
+            m_u = first + columns < features
+            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
+            across = (dw - total * tl.load(p_packed + first + columns, mask=m_u, other=0.0)) * inverse / scale
+            tl.store(p_du + layer * features + first + columns, across.to(p_du.dtype.element_ty), mask=m_u)
+    if DB:
+        for first in range(0, D, BLOCK):
+            m_u = first + columns < features
+            db = tl.load(p_sums + D + first + columns, mask=m_u, other=0.0)
+            tl.store(p_db + layer * features + first + columns, db.to(p_db.dtype.element_ty), mask=m_u)
+
+
+# ---- rows in registers
+
+@triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "x_group", "x_row"])
+def forward(
+    p_x, p_y, p_signs, p_packed, rows, features, layers, abs_layers, tiles, x_group, x_row,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
+    SAVE: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """One tile of rows through all layers: x in, y and the sign bits out."""
+    if VECTOR:
+        features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
+    D: tl.constexpr = K * C
+    group = tl.program_id(0).to(tl.int64) // tiles
+    row = _rows(tl.program_id(0).to(tl.int64) % tiles * (R * Q), R, Q)
+    m_row = row < rows
+    columns = _columns(Q, C)
+    p_w = p_packed + group * layers * (2 * D)
+    o_signs = (group * rows + row) * abs_layers * S
+    x = _load_rows(p_x, group * x_group + row * x_row, features, m_row, columns, A, C, K)
+    for _ in range(abs_layers):
+        z = _reflect(x, p_w, features, columns, D, C, K)
+        if SAVE:
+            _store_signs(p_signs, o_signs, m_row, columns, z, S, C, K)
+            o_signs += S
+        x = ()
+        for m in tl.static_range(K):
+            x = x + (tl.abs(z[m]),)
+        p_w += 2 * D
+    for _ in range(abs_layers, layers):  # the last one, where it has no absolute value
+        x = _reflect(x, p_w, features, columns, D, C, K)
+    _store_rows(p_y, (group * rows + row) * features, features, m_row, columns, x, C, K)
+
+
+@triton.jit(
+    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "g_group", "g_row", "y_group",
+                       "y_row"]
+)  # fmt: skip
+def backward(
+    p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients,
+    rows, features, layers, abs_layers, tiles, parts, g_group, g_row, y_group, y_row,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """Tiles of rows back through all layers, every `parts`-th of a group's, each layer undone from its sign bits.
+
+    FUSED: the tile's share of dw and db is added to this program's partial sums. Otherwise, where DU or DB asks for
+    them, the coefficients a = 2 w . x and c = -2 w . gz of every row and layer are kept for `parameter_gradients`.
+    """
+    if VECTOR:
+        features = _fours(features)
+        g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
+    D: tl.constexpr = K * C
+    program = tl.program_id(0).to(tl.int64)
+    group = program // parts
+    columns = _columns(Q, C)
+    o_column = _columns(1, C)
+    for tile in range(program % parts, tiles, parts):
+        started = tile >= parts
+        row = _rows(tile * (R * Q), R, Q)
+        m_row = row < rows
+        g = _load_rows(p_dy, group * g_group + row * g_row, features, m_row, columns, A, C, K)
+        x = ()
+        if DU:
+            x = _load_rows(p_y, group * y_group + row * y_row, features, m_row, columns, A, C, K)
+        for i in range(layers):
+            layer = layers - 1 - i
+            p_w = p_packed + (group * layers + layer) * (2 * D)
+            if layer < abs_layers:
+                o_signs = ((group * rows + row) * abs_layers + layer) * S
+                g, x = _apply_signs(p_signs, o_signs, m_row, 0, columns, g, x, S, C, K)
+            c = -2.0 * _dot(g, p_w, columns, C, K)
+            o_coefficients = ((group * rows + row) * layers + layer) * 2
+            if (DU or DB) and not FUSED:
+                tl.store(p_coefficients + o_coefficients + 1, c, mask=m_row)
+            if DU:
+                p = ()
+                for m in tl.static_range(K):
+                    p = p + (x[m] - tl.load(p_w + D + m * C + columns),)
+                a = -2.0 * _dot(p, p_w, columns, C, K)
+                if not FUSED:
+                    tl.store(p_coefficients + o_coefficients, a, mask=m_row)
+                x = ()
+                for m in tl.static_range(K):
+                    x = x + (p[m] + a * tl.load(p_w + m * C + columns),)
+            if FUSED:
+                p_part = p_partials + (program * layers + layer) * (2 * D)
+                for m in tl.static_range(K):
+                    if DU:
+                        _add_rows(p_part + m * C + o_column, c * x[m] - a * g[m], started)
+                    if DB:
+                        _add_rows(p_part + D + m * C + o_column, g[m], started)
+            below = ()
+            for m in tl.static_range(K):
+                below = below + (g[m] + c * tl.load(p_w + m * C + columns),)
+            g = below
+        if DX:
+            _store_rows(p_dx, (group * rows + row) * features, features, m_row, columns, g, C, K)
+        if FUSED:
+            tl.debug_barrier()  # partial sums may be read by another lane than wrote them
+
+
+@triton.jit(
+    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "slices", "g_group", "g_row",
+                       "y_group", "y_row"]
+)  # fmt: skip
+def parameter_gradients(
+    p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients,
+    rows, features, layers, abs_layers, tiles, parts, slices, g_group, g_row, y_group, y_row,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
+    D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of dw and db for a slice of K C columns: with the coefficients at hand, columns do not meet."""
+    if VECTOR:
+        features = _fours(features)
+        g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
+    program = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(0) % slices * (K * C)
+    group = program // slices // parts
+    columns = _columns(Q, C)
+    o_column = _columns(1, C)
+    for tile in range(program // slices % parts, tiles, parts):
+        started = tile >= parts
+        row = _rows(tile * (R * Q), R, Q)
+        m_row = row < rows
+        g = _load_rows(p_dy, group * g_group + row * g_row + first, features - first, m_row, columns, A, C, K)
+        x = ()
+        if DU:
+            x = _load_rows(p_y, group * y_group + row * y_row + first, features - first, m_row, columns, A, C, K)
+        for i in range(layers):
+            layer = layers - 1 - i
+            p_w = p_packed + (group * layers + layer) * (2 * D) + first
+            p_part = p_partials + (program // slices * layers + layer) * (2 * D) + first
+            if layer < abs_layers:
+                o_signs = ((group * rows + row) * abs_layers + layer) * S
+                g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S, C, K)
+            p_row = p_coefficients + ((group * rows + row) * layers + layer) * 2
+            c = tl.load(p_row + 1, mask=m_row, other=0.0)
+            below = ()
+            above = ()
+            for m in tl.static_range(K):
+                w = tl.load(p_w + m * C + columns)
+                if DU:
+                    a = tl.load(p_row, mask=m_row, other=0.0)
+                    x_m = x[m] - tl.load(p_w + D + m * C + columns) + a * w
+                    above = above + (x_m,)
+                    _add_rows(p_part + m * C + o_column, c * x_m - a * g[m], started)
+                if DB:
+                    _add_rows(p_part + D + m * C + o_column, g[m], started)
+                below = below + (g[m] + c * w,)
+            g = below
+            x = above
+        tl.debug_barrier()  # partial sums may be read by another lane than wrote them
+
+
+# ---- rows in memory: one at a time, in a scratch row of each program
+
+
+@triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "all_rows", "programs", "x_group", "x_row"])
+def forward_streaming(
+    p_x, p_y, p_signs, p_packed, p_scratch,
+    rows, features, layers, abs_layers, all_rows, programs, x_group, x_row,
+    A: tl.constexpr, C: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """Rows too long for registers: one pass per layer updates a row and takes the next layer's dot product."""
+    if VECTOR:
+        features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
+    D: tl.constexpr = 8 * S
+    program = tl.program_id(0).to(tl.int64)
+    columns = tl.max_contiguous(tl.arange(0, C), 4)
+    p_scratch += program * D
+    for row in range(program, all_rows, programs):
+        group = row // rows
+        p_w = p_packed + group * layers * (2 * D)
+        total = tl.zeros((C,), A)
+        for first in range(0, D, C):
+            column = first + columns
+            x = tl.load(p_x + group * x_group + row % rows * x_row + column, mask=column < features, other=0.0).to(A)
+            tl.store(p_scratch + column, x)
+            total += x * tl.load(p_w + column)
+        for layer in range(layers):
+            a = -2.0 * tl.sum(total, axis=0)
+            tl.debug_barrier()
+            p_next = p_w + (layer + 1 < layers) * (2 * D)
+            total = tl.zeros((C,), A)
+            for first in range(0, S, C):
+                byte = tl.zeros((C,), tl.uint32)
+                for j in tl.static_range(8):
+                    column = (7 - j) * S + first + columns
+                    z = tl.load(p_scratch + column) + a * tl.load(p_w + column) + tl.load(p_w + D + column)
+                    z = tl.where(column < features, z, 0.0)
+                    byte = (byte << 1) | _sign_bit(z)
+                    x = tl.where(layer < abs_layers, tl.abs(z), z)
+                    tl.store(p_scratch + column, x)
+                    total += x * tl.load(p_next + column)
+                if SAVE:
+                    o_byte = (row * abs_layers + layer) * S + first + columns
+                    tl.store(p_signs + o_byte, byte.to(tl.uint8), mask=(columns >= 0) & (layer < abs_layers))
+            p_w = p_next
+        tl.debug_barrier()
+        for first in range(0, D, C):
+            column = first + columns
+            y = tl.load(p_scratch + column).to(p_y.dtype.element_ty)
+            tl.store(p_y + row * features + column, y, mask=column < features)
+
+
+@triton.jit(
+    do_not_specialize=["rows", "features", "layers", "abs_layers", "all_rows", "programs", "g_group", "g_row",
+                       "y_group", "y_row"]
+)  # fmt: skip
+def backward_streaming(
+    p_dy, p_y, p_signs, p_packed, p_dx, p_scratch, p_coefficients,
+    rows, features, layers, abs_layers, all_rows, programs, g_group, g_row, y_group, y_row,
+    A: tl.constexpr, C: tl.constexpr, S: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """dx of rows too long for registers, and the coefficients that `parameter_gradients` needs.
+
+    One pass per layer undoes the layer above and takes the dot products of this one.
+    """
+    if VECTOR:
+        features = _fours(features)
+        g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
+    D: tl.constexpr = 8 * S
+    program = tl.program_id(0).to(tl.int64)
+    columns = tl.max_contiguous(tl.arange(0, C), 4)
+    p_g = p_scratch + program * (2 * D)
+    p_p = p_g + D
+    for row in range(program, all_rows, programs):
+        group = row // rows
+        for first in range(0, D, C):
+            column = first + columns
+            g = tl.load(p_dy + group * g_group + row % rows * g_row + column, mask=column < features, other=0.0)
+            tl.store(p_g + column, g.to(A))
+            if DU:
+                y = tl.load(p_y + group * y_group + row % rows * y_row + column, mask=column < features, other=0.0)
+                tl.store(p_p + column, y.to(A))
+        a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
+        c = tl.full((), 0.0, A)
+        p_above = p_packed + (group * layers + layers - 1) * (2 * D)
+        for i in range(layers):
+            layer = layers - 1 - i
+            tl.debug_barrier()
+            p_w = p_packed + (group * layers + layer) * (2 * D)
+            total_g = tl.zeros((C,), A)
+            total_p = tl.zeros((C,), A)
+            for first in range(0, S, C):
+                o_byte = (row * abs_layers + layer) * S + first + columns
+                byte = tl.load(p_signs + o_byte, mask=(columns >= 0) & (layer < abs_layers), other=0)
+                for k in tl.static_range(8):
+                    column = k * S + first + columns
+                    w, w_above = tl.load(p_w + column), tl.load(p_above + column)
+                    gz = _flip(tl.load(p_g + column) + c * w_above, byte, k)
+                    tl.store(p_g + column, gz)
+                    total_g += gz * w
+                    if DU:
+                        p = _flip(tl.load(p_p + column) + a * w_above, byte, k) - tl.load(p_w + D + column)
+                        tl.store(p_p + column, p)
+                        total_p += p * w
+            c = -2.0 * tl.sum(total_g, axis=0)
+            a = -2.0 * tl.sum(total_p, axis=0)
+            if DU or DB:
+                tl.store(p_coefficients + (row * layers + layer) * 2, a)
+                tl.store(p_coefficients + (row * layers + layer) * 2 + 1, c)
+            p_above = p_w
+        if DX:
+            tl.debug_barrier()
+            for first in range(0, D, C):
+                column = first + columns
+                dx = tl.load(p_g + column) + c * tl.load(p_above + column)
+                tl.store(p_dx + row * features + column, dx.to(p_dx.dtype.element_ty), mask=column < features)

@@ -38,6 +38,16 @@ def test_rows(backend, device, dtype, rows, final_abs):
     check(stack, problem(rows, 40, 5, dtype, final_abs=final_abs, device=device))
 
 
+@pytest.mark.parametrize(
+    ("rows", "features"),
+    [(16, 64), (17, 1), (17, 7), (64, 33), (100, 30), (100, 63), (199, 31), (199, 32)],
+)
+@pytest.mark.parametrize("layers", [1, 18])
+def test_narrow(backend, device, dtype, rows, features, layers):
+    """Enough rows for the CPU's kernel with rows in the lanes, and enough layers for its sign words to be exchanged."""
+    check(stack, problem(rows, features, layers, dtype, final_abs=rows % 2 == 0, device=device))
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("final_abs", [True, False])
 @pytest.mark.parametrize("bias", [None, 0.3])
@@ -63,9 +73,9 @@ def test_float32_parameters(backend, device, storage):
     check(stack, problem(33, 50, 6, storage, parameters=torch.float32, device=device))
 
 
-@pytest.mark.parametrize(("groups", "rows"), [(1, 5), (3, 17), (5, 1)])
+@pytest.mark.parametrize(("groups", "rows"), [(1, 5), (3, 37), (5, 1)])
 def test_grouped(backend, device, dtype, groups, rows):
-    p = problem(rows, 37, 4, dtype, groups=groups, device=device)
+    p = problem(rows, 30, 4, dtype, groups=groups, device=device)
     check(stack, p)
     got = p.run(stack)
     for g in range(groups):
@@ -125,7 +135,8 @@ def test_instruction_sets(instruction_set):
     if order.index(instruction_set) >= order.index(running):
         pytest.skip(f"{instruction_set} is what this process runs, or more than the machine has")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": instruction_set.lower()}
-    selected = "cpu and (test_widths or test_rows or test_shallow or test_grouped or test_needs or test_strides)"
+    tests = ("widths", "rows", "narrow", "shallow", "grouped", "needs", "strides", "sign_bit_layout", "bad_rows")
+    selected = f"(cpu and ({' or '.join('test_' + name for name in tests)})) or test_sign_bit_layout"
     script = (
         "import sys, pytest, hanops;"
         f"assert hanops.ops.native.build_info()['instruction_set'] == {instruction_set!r};"
@@ -139,10 +150,10 @@ def test_instruction_sets(instruction_set):
 
 
 def test_derivative_at_zero_is_the_sign_bit(backend, device):
-    z = torch.tensor([[0.0, -0.0, 1.0, -1.0]], device=device)
+    z = torch.tensor([[0.0, -0.0, 1.0, -1.0]], device=device).repeat(17, 1)
     x, u = z.clone().requires_grad_(), torch.zeros(1, 4, device=device)
     hanops.han_stack(x, u).sum().backward()
-    assert x.grad.tolist() == [[1.0, -1.0, 1.0, -1.0]]
+    assert x.grad.tolist() == [[1.0, -1.0, 1.0, -1.0]] * 17
 
 
 def test_zero_reflector_is_the_identity(backend, device, dtype):
@@ -175,12 +186,13 @@ def test_scale_of_float64_u_does_not_matter(backend, device):
         assert relative(q.run(stack)["y"], before["y"]) < 1e-13
 
 
-def test_bad_rows_stay_alone(backend, device, dtype):
-    p = problem(11, 40, 3, dtype, device=device)
+@pytest.mark.parametrize(("rows", "features"), [(11, 40), (37, 30)])
+def test_bad_rows_stay_alone(backend, device, dtype, rows, features):
+    p = problem(rows, features, 3, dtype, device=device)
     clean = p.run(stack)
     p.x[4, 7], p.x[6, 0] = float("nan"), float("inf")
     dirty = p.run(stack)
-    others = [i for i in range(11) if i not in (4, 6)]
+    others = [i for i in range(rows) if i not in (4, 6)]
     assert torch.equal(dirty["y"][others], clean["y"][others])
     assert torch.equal(dirty["dx"][others], clean["dx"][others])
     assert dirty["du"].isnan().all()
@@ -254,10 +266,11 @@ def layouts(rows: int, features: int, dtype: torch.dtype, device: torch.device) 
 
 
 @pytest.mark.parametrize("name", list(layouts(2, 1, torch.float32, torch.device("cpu"))))
-def test_strides(backend, device, dtype, name):
-    x = layouts(6, 35, dtype, device)[name]
-    dy = layouts(6, 35, dtype, device)[name]
-    p = problem(6, 35, 3, dtype, device=device)
+@pytest.mark.parametrize(("rows", "features"), [(6, 35), (38, 30)])
+def test_strides(backend, device, dtype, name, rows, features):
+    x = layouts(rows, features, dtype, device)[name]
+    dy = layouts(rows, features, dtype, device)[name]
+    p = problem(rows, features, 3, dtype, device=device)
     got = Problem(x, p.u, p.b, dy).run(stack)
     packed = Problem(x.contiguous(), p.u, p.b, dy.contiguous()).run(stack)
     for key, value in got.items():
@@ -295,8 +308,9 @@ def test_more_than_two_to_the_31_elements():
 
 
 @pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)])
-def test_needs(backend, device, needs):
-    p = problem(21, 33, 4, torch.float32, device=device)
+@pytest.mark.parametrize(("rows", "features", "layers"), [(21, 133, 4), (37, 30, 18)])
+def test_needs(backend, device, needs, rows, features, layers):
+    p = problem(rows, features, layers, torch.float32, device=device)
     full = p.run(stack)
     inputs = [t.requires_grad_(bool(need)) for t, need in zip(p.inputs(), needs, strict=True)]
     stack(*inputs).backward(p.dy)
@@ -335,14 +349,15 @@ def test_saved_bytes():
     assert not saved_storages(lambda: hanops.HanLayer(8, final_abs=False).requires_grad_(False)(x[:, :8].detach()))
 
 
-def test_no_bits_without_gradient(backend, device):
-    p = problem(3, 8, 2, torch.float32, device=device)
+@pytest.mark.parametrize("rows", [3, 37])
+def test_no_bits_without_gradient(backend, device, rows):
+    p = problem(rows, 8, 2, torch.float32, device=device)
     y, signs = forward(p.x, p.u, p.b, True, False)
     assert signs.numel() == 0
     z, signs = forward(p.x, p.u, p.b, True, True)
     assert torch.equal(y, z)
-    assert signs.shape == (3, 2, 1)
-    assert forward(p.x, p.u, p.b, False, True)[1].shape == (3, 1, 1)
+    assert signs.shape == (rows, 2, 1)
+    assert forward(p.x, p.u, p.b, False, True)[1].shape == (rows, 1, 1)
 
 
 def test_sign_bit_layout():
@@ -357,6 +372,17 @@ def test_sign_bit_layout():
     z = stack(p.x, p.u[:1], p.b[:1], False)
     for column in range(21):
         assert torch.equal(signs[:, 0, column // 8].bitwise_right_shift(column % 8) & 1, (z[:, column] < 0).byte())
+
+
+@pytest.mark.parametrize("features", [7, 16, 21, 30, 40, 64])
+def test_sign_bit_layout_of_every_layer(features):
+    p = problem(37, features, 18, torch.float32)
+    signs = forward(p.x, p.u, p.b, True, True)[1]
+    bits = (signs.unsqueeze(-1) >> torch.arange(8)) & 1
+    for layer in range(18):
+        z = stack(p.x, p.u[: layer + 1], p.b[: layer + 1], False)
+        assert torch.equal(bits[:, layer].flatten(1)[:, :features], z.signbit().byte())
+        assert bits[:, layer].flatten(1)[:, features:].sum() == 0
 
 
 # ---- autograd
@@ -402,9 +428,10 @@ def test_undefined_gradients_are_zero(backend, device):
 # ---- the same bits
 
 
-def test_same_bits_for_any_number_of_threads(dtype):
+@pytest.mark.parametrize("features", [96, 30])
+def test_same_bits_for_any_number_of_threads(dtype, features):
     before = torch.get_num_threads()
-    p = problem(700, 96, 6, dtype)
+    p = problem(700, features, 6, dtype)
     results = []
     try:
         for threads in (1, 2, 3, 1):

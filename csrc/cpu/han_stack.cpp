@@ -121,12 +121,22 @@ struct Extent {
   int64_t signs_per_group() const { return rows * layers_with_abs * sign_bytes(features); }
 };
 
-// Rows behind one partial sum of du and db: a function of the shape alone, so that the sums are the same for any
-// number of threads. 128 rows keep the partial sums at half the size of the saved bits; few rows are shared by up to
-// four threads; 256 parts are work for many cores.
-int64_t rows_of_part(int64_t rows, int64_t unit) {
-  const int64_t few = std::clamp<int64_t>(rows / 48, 1, 4), parts = std::clamp<int64_t>(ceil_div(rows, 128), few, 256);
-  return round_up(ceil_div(rows, parts), unit);
+// Rows shared out in units, evenly; the last part also takes the rows that are no whole unit.
+struct Parts {
+  int64_t rows, unit, count;
+
+  Parts(int64_t rows, int64_t unit, int64_t most)
+      : rows(rows), unit(unit), count(std::min(most, std::max<int64_t>(1, rows / unit))) {}
+
+  int64_t begin(int64_t part) const { return part == count ? rows : part * (rows / unit) / count * unit; }
+};
+
+// Parts with a partial sum of du and db each. Their number is a function of the shape alone, so that the sums are the
+// same for any number of threads. 128 rows keep the partial sums at half the size of the saved bits; few rows are
+// shared by up to four threads; 256 parts are work for many cores.
+int64_t most_sums(int64_t rows) {
+  const int64_t few = std::clamp<int64_t>(rows / 48, 1, 4);
+  return std::clamp<int64_t>(ceil_div(rows, 128), few, 256);
 }
 
 const Kernels* table_of(const std::string& capability) {
@@ -164,15 +174,15 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   const Rows x_rows(x, n.grouped);
   const Packed packed(k, x, u, b, final_abs, n.groups);
   const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
-  const int64_t unit = k.task_rows(packed.shape), units = ceil_div(n.rows, unit);
-  const int64_t grain = ceil_div(kForwardGrain, unit * n.features * n.layers);
+  const Parts parts(n.rows, k.task_rows(packed.shape), n.rows);  // a unit each
+  const int64_t units = parts.count, grain = ceil_div(kForwardGrain, parts.unit * n.features * n.layers);
   at::parallel_for(0, n.groups * units, grain, [&](int64_t begin, int64_t end) {
     const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
     while (begin < end) {
       const int64_t g = begin / units, first = begin % units, last = std::min(units, first + end - begin);
       const Forward call{x_rows.group(g), offset(y, g * n.rows * n.features),
                          save ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
-      k.forward(packed.stack(g, n.groups), call, first * unit, std::min(n.rows, last * unit), scratch.get());
+      k.forward(packed.stack(g, n.groups), call, parts.begin(first), parts.begin(last), scratch.get());
       begin += last - first;
     }
   });
@@ -202,19 +212,19 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   const bool sums = needs_du || needs_db;
   const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
   const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
-  const int64_t unit = rows_of_part(n.rows, k.task_rows(packed.shape)), parts = ceil_div(n.rows, unit);
-  const int64_t grain = ceil_div(kBackwardGrain, unit * n.features * n.layers);
+  const Parts split(n.rows, k.task_rows(packed.shape), most_sums(n.rows));
+  const int64_t parts = split.count, grain = ceil_div(kBackwardGrain, n.rows / parts * n.features * n.layers);
   const at::DataPtr partials = c10::GetCPUAllocator()->allocate(n.groups * parts * part_bytes);
   const auto partial = [&](int64_t i) { return sums ? static_cast<char*>(partials.get()) + i * part_bytes : nullptr; };
 
   at::parallel_for(0, n.groups * parts, grain, [&](int64_t begin, int64_t end) {
     const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t g = i / parts, row = i % parts * unit;
+      const int64_t g = i / parts, part = i % parts;
       const Backward call{dy_rows.group(g), y_rows ? y_rows->group(g) : Matrix{},
                           bits.const_data_ptr<uint8_t>() + g * n.signs_per_group(),
                           needs_dx ? offset(dx, g * n.rows * n.features) : nullptr, needs_db};
-      k.backward(packed.stack(g, n.groups), call, row, std::min(n.rows, row + unit), partial(i), scratch.get());
+      k.backward(packed.stack(g, n.groups), call, split.begin(part), split.begin(part + 1), partial(i), scratch.get());
     }
   });
   if (sums) {

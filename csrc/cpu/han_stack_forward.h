@@ -2,7 +2,8 @@
 //
 // One pass per layer updates the tile and takes the dot products of the next layer, so that an element is loaded and
 // stored once per layer, and w and b are loaded once for R rows. Rows never mix, and a row's sums run in the same
-// order in tiles of every height: a row's result does not depend on its neighbours.
+// order in tiles of every height: a row's result does not depend on its neighbours. (Narrow stacks take whole groups of
+// rows through han_stack_lanes_forward.h, where sums run in another order, and only the rest through here.)
 #pragma once
 
 #include <optional>

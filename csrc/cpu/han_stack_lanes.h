@@ -1,0 +1,158 @@
+// Narrow stacks, rows in the lanes: what the forward and the backward kernel share.
+//
+// A tile is G groups of kLanes rows, one row a lane, so that a dot product is a chain of multiply-adds over columns and
+// needs no horizontal sum; w and b are broadcast. Rows go in and out through transposes. Arithmetic is in float.
+#pragma once
+
+#include "tile.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+constexpr int kGroupRows = kLanes<float>;
+
+// Sign bits travel in words of 32 columns, one or two a layer.
+constexpr int64_t kWordColumns = 32, kMostLaneFeatures = 64;
+inline int64_t sign_word_count(int64_t features) { return (features + kWordColumns - 1) / kWordColumns; }
+
+// w of a column in the packed parameters, and dw in a partial sum; b and db stand kLanes further.
+HANOPS_INLINE int64_t parameter_index(int64_t column) {
+  return column / kGroupRows * 2 * kGroupRows + column % kGroupRows;
+}
+
+// G groups, one or two planes, stored (columns, G, planes, lanes).
+template <int G, int kPlanes>
+struct LaneTile {
+  float* data;
+
+  HANOPS_INLINE float* at(int64_t column, int g, int plane = 0) const {
+    return data + ((column * G + g) * kPlanes + plane) * kGroupRows;
+  }
+  static int64_t size(int64_t features) { return features * G * kPlanes * kGroupRows; }
+
+  // Rows [row, row + G kLanes) of m, into a plane.
+  template <class T>
+  void read_rows(const Matrix& m, int64_t row, int64_t features, int plane) const {
+    for (int g = 0; g < G; ++g) {
+      for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        Registers<float, kGroupRows> square;
+        unroll<kGroupRows>(
+            [&](auto r) HANOPS_LAMBDA { square[r] = read<T>(m, row + g * kGroupRows + r, j * kGroupRows, columns); });
+        transpose(square);
+        unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
+          if (c < columns) square[c].store(at(j * kGroupRows + c, g, plane));
+        });
+      });
+    }
+  }
+
+  // A plane to contiguous rows.
+  template <class T>
+  void write_rows(T* rows, int64_t features, int plane) const {
+    for (int g = 0; g < G; ++g) {
+      for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        Registers<float, kGroupRows> square;
+        unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
+          if (c < columns) square[c] = load(at(j * kGroupRows + c, g, plane));
+        });
+        transpose(square);
+        unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
+          write<T>(square[r], rows + (g * kGroupRows + r) * features + j * kGroupRows, columns);
+        });
+      });
+    }
+  }
+};
+
+// The sign words of some layers of a tile, stored (words, G, lanes). Word k of a row is bytes [4 k, 4 k + 4) of its
+// sign bytes where a layer is whole words; kWords words are then a transpose away.
+template <int G, class Byte>
+class LaneSigns {
+ public:
+  static constexpr int kWords = kGroupRows;
+  static constexpr int64_t kSize = kWords * G * kGroupRows;
+
+  LaneSigns(const Stack& stack, Byte* signs, int64_t row, float* memory)
+      : rows_(stack, signs, row, 0),
+        bytes_(sign_bytes(stack.features)),
+        words_(sign_word_count(stack.features)),
+        layers_(stack.layers_with_abs()),
+        memory_(memory) {}
+
+  HANOPS_INLINE float* at(int64_t layer, int64_t word, int g) const {
+    return slot((layer * words_ + word) % kWords, g);
+  }
+
+  // Whether `layer` is the last, or the first, of those held together.
+  bool ends(int64_t layer) const { return (layer + 1) * words_ % kWords == 0 || layer == layers_ - 1; }
+
+  // Makes `layer` and those below that are held together readable; layers without signs read as 0.
+  void fetch(int64_t layer) const { exchange<true>(layer); }
+
+  // Writes `layer` and those below that are held together to the rows.
+  void flush(int64_t layer) const { exchange<false>(layer); }
+
+ private:
+  template <bool kFetch>
+  void exchange(int64_t layer) const {
+    const int64_t first = layer * words_ / kWords * kWords;
+    const int64_t count = std::clamp<int64_t>(layers_ * words_ - first, 0, kWords);
+    for (int g = 0; g < G; ++g) {
+      if (bytes_ == 4 * words_) {
+        exchange_square<kFetch>(first, count, g);
+      } else {
+        exchange_bytes<kFetch>(first, count, g);
+      }
+    }
+  }
+
+  template <bool kFetch>
+  void exchange_square(int64_t first, int64_t count, int g) const {
+    const auto row = [&](int r) HANOPS_LAMBDA { return rows_.first + (g * kGroupRows + r) * rows_.stride + 4 * first; };
+    Registers<float, kWords> square;
+    if constexpr (kFetch) {
+      unroll<kGroupRows>([&](auto r)
+                             HANOPS_LAMBDA { square[r] = load(reinterpret_cast<const float*>(row(r)), count); });
+      transpose(square);
+      unroll<kWords>([&](auto k) HANOPS_LAMBDA { square[k].store(slot(k, g)); });
+    } else {
+      unroll<kWords>([&](auto k) HANOPS_LAMBDA { square[k] = load(slot(k, g)); });
+      transpose(square);
+      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row(r), count); });
+    }
+  }
+
+  template <bool kFetch>
+  void exchange_bytes(int64_t first, int64_t count, int g) const {
+    for (int64_t k = 0; k < kWords; ++k) {
+      float* words = slot(k, g);
+      if constexpr (kFetch) Vec<float>(0.f).store(words);
+      if (k >= count) continue;
+      const int64_t layer = (first + k) / words_, byte = 4 * ((first + k) % words_);
+      Byte* p = rows_.first + g * kGroupRows * rows_.stride + layer * bytes_ + byte;
+      const auto copy = [&](auto bytes) HANOPS_LAMBDA {
+        constexpr int kBytes = decltype(bytes)::value;
+        for (int r = 0; r < kGroupRows; ++r) {
+          if constexpr (kFetch) {
+            std::memcpy(words + r, p + r * rows_.stride, kBytes);
+          } else {
+            std::memcpy(p + r * rows_.stride, words + r, kBytes);
+          }
+        }
+      };
+      unroll<4>([&](auto b) HANOPS_LAMBDA {
+        if (std::min<int64_t>(4, bytes_ - byte) == b + 1) copy(std::integral_constant<int, b + 1>{});
+      });
+    }
+  }
+
+  // Word k of group g, one of those held.
+  HANOPS_INLINE float* slot(int64_t k, int g) const { return memory_ + (k * G + g) * kGroupRows; }
+
+  SignRows<Byte> rows_;
+  int64_t bytes_, words_, layers_;
+  float* memory_;
+};
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

@@ -1,0 +1,119 @@
+// The backward kernel for narrow stacks, rows in the lanes of a vector; the steps are those of han_stack_backward.h.
+#pragma once
+
+#include "han_stack_lanes.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+template <int G, bool kDu, bool kDb>
+struct BackwardLanes {
+  static constexpr int kPlanes = kDu ? 2 : 1;
+
+  LaneTile<G, kPlanes> state;  // gz, and p
+  LaneSigns<G, const uint8_t> signs;
+  float* sums;                                   // (features, lanes): dw of the tile, then db
+  alignas(64) float minus_beta2[G][kGroupRows];  // -2 w . gz of the layer at hand
+  alignas(64) float alpha2[G][kGroupRows];       // -2 w . p, which is 2 w . x_l
+
+  // kUndo: undoes `layer`, leaving x and g. kPrepare: applies signs and bias of the layer below, and takes its dot
+  // products.
+  template <bool kUndo, bool kPrepare>
+  HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, float* partials) {
+    const auto tile = state;
+    const auto words = signs;
+    const int64_t features = stack.features;
+    const int64_t padded = layer_size<float>(features) / 2;  // columns
+    float* dw = sums;
+    float* db = sums + padded * kGroupRows;
+    Registers<float, G> a, c, dot_gz, dot_p;
+    if constexpr (kUndo) {
+      unroll<G>([&](auto g) HANOPS_LAMBDA {
+        c[g] = load(minus_beta2[g]);
+        if constexpr (kDu) a[g] = load(alpha2[g]);
+      });
+    }
+    for (int64_t word = 0; word * kWordColumns < features; ++word) {
+      const int64_t first = word * kWordColumns, columns = std::min(kWordColumns, features - first);
+      const float* p = layer_parameters<float>(stack, kUndo ? layer : layer - 1) + 2 * first;
+      const float* below = layer_parameters<float>(stack, kPrepare ? layer - 1 : layer) + 2 * first;
+      Registers<float, G> bits;
+      if constexpr (kPrepare) {
+        unroll<G>([&](auto g) HANOPS_LAMBDA {
+          bits[g] = shift_words(load(words.at(layer - 1, word, g)), kWordColumns - columns);
+        });
+      }
+      for (int64_t column = columns - 1; column >= 0; --column) {
+        const int64_t k = parameter_index(column);
+        const Vec<float> w(kUndo ? p[k] : 0.f), w_below(kPrepare ? below[k] : 0.f),
+            b_below(kPrepare ? below[k + kGroupRows] : 0.f);
+        Vec<float> dw_c, db_c;
+        unroll<G>([&](auto g) HANOPS_LAMBDA {
+          float* at = tile.at(first + column, g);
+          const Vec<float> gz = load(at);
+          Vec<float> next = kUndo ? vec::fmadd(c[g], w, gz) : gz;
+          if constexpr (kUndo && kDb) db_c = g == 0 ? gz : db_c + gz;
+          if constexpr (kPrepare) {
+            next = flip_by_top(next, bits[g]);
+            dot_gz[g] = vec::fmadd(w_below, next, dot_gz[g]);
+          }
+          next.store(at);
+          if constexpr (kDu) {
+            Vec<float> x = load(at + kGroupRows);
+            if constexpr (kUndo) {
+              x = vec::fmadd(a[g], w, x);
+              dw_c = nmadd<float>(a[g], gz, g == 0 ? c[g] * x : vec::fmadd(c[g], x, dw_c));
+            }
+            if constexpr (kPrepare) {
+              const Vec<float> p_below = flip_by_top(x, bits[g]) - b_below;
+              dot_p[g] = vec::fmadd(w_below, p_below, dot_p[g]);
+              p_below.store(at + kGroupRows);
+            }
+          }
+          if constexpr (kPrepare) bits[g] = shift_words(bits[g], 1);
+        });
+        if constexpr (kUndo && kDu) dw_c.store(dw + (first + column) * kGroupRows);
+        if constexpr (kUndo && kDb) db_c.store(db + (first + column) * kGroupRows);
+      }
+    }
+    if constexpr (kPrepare) {
+      unroll<G>([&](auto g) HANOPS_LAMBDA {
+        (dot_gz[g] * Vec<float>(-2.f)).store(minus_beta2[g]);
+        if constexpr (kDu) (dot_p[g] * Vec<float>(-2.f)).store(alpha2[g]);
+      });
+    }
+    if constexpr (kUndo && (kDu || kDb)) {
+      float* partial = partials + layer * 2 * padded;
+      for (int64_t j = 0; j < padded; j += kGroupRows) {
+        if constexpr (kDu) (load(partial + 2 * j) + square_sums(dw + j * kGroupRows)).store(partial + 2 * j);
+        if constexpr (kDb) {
+          float* q = partial + 2 * j + kGroupRows;
+          (load(q) + square_sums(db + j * kGroupRows)).store(q);
+        }
+      }
+    }
+  }
+};
+
+template <class T, int G, bool kDu, bool kDb>
+void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, float* scratch) {
+  const int64_t features = stack.features, last = stack.layers - 1;
+  float *words = scratch + LaneTile < G, kDu ? 2 : 1 > ::size(features);
+  float* sums = words + LaneSigns<G, const uint8_t>::kSize;
+  BackwardLanes<G, kDu, kDb> tile{{scratch}, {stack, call.signs, row, words}, sums, {}, {}};
+  if constexpr (kDu || kDb)
+    std::memset(sums, 0, layer_size<float>(features) * kGroupRows * sizeof(float));  // columns past `features`
+  tile.state.template read_rows<T>(call.dy, row, features, 0);
+  if constexpr (kDu) tile.state.template read_rows<T>(call.y, row, features, 1);
+  tile.signs.fetch(last);
+  tile.template pass<false, true>(stack, last + 1, partials);
+  for (int64_t layer = last; layer > 0; --layer) {
+    if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
+    tile.template pass<true, true>(stack, layer, partials);
+  }
+  tile.template pass<true, false>(stack, 0, partials);
+  if (call.dx) tile.state.template write_rows<T>(static_cast<T*>(call.dx) + row * features, features, 0);
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

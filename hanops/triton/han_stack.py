@@ -17,11 +17,11 @@ from hanops.signs import pack, sign_bytes, unpack
 from hanops.triton import han_stack_kernels as kernels
 from hanops.triton.tiles import (
     FUSED_LIMIT,
-    STREAMING_COLUMNS,
-    STREAMING_WARPS,
+    Tile,
     backward_tile,
     forward_tile,
     parameter_tile,
+    streaming_tile,
 )
 
 _WORKSPACE = 64 << 20  # bytes of partial sums of du and db, or as many as the sign bits, whichever is more
@@ -96,6 +96,9 @@ class _Stack:
         return max(1, min(programs, tiles))
 
 
+_TRITON_BACKEND = "hip" if torch.version.hip else "cuda"
+
+
 @contextmanager
 def _on(device: torch.device) -> Iterator[None]:
     """Makes the tensors' GPU current: Triton launches on that one."""
@@ -132,21 +135,21 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool)
     rows = _Rows.of(x, stack.groups)
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
     options = {"A": stack.arithmetic, "S": size, "SAVE": save, "VECTOR": rows.in_fours}
-    tile = forward_tile(stack.features, stack.wide)
+    tile, stream = forward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
     with _on(stack.device):
         if tile is not None:
             packed, _ = _packed(stack, u, b, tile.columns)
             tiles = triton.cdiv(stack.rows, tile.rows)
             kernels.forward[(stack.groups * tiles,)](
                 rows.data, y, signs, packed, *sizes, tiles, *rows.strides,
-                R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, num_warps=tile.warps, **options,
+                R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, **tile.options(_TRITON_BACKEND), **options,
             )  # fmt: skip
         else:
             packed, _ = _packed(stack, u, b, 8 * size)
-            programs, scratch = _scratch(stack, 8 * size)
+            programs, scratch = _scratch(stack, stream, 8 * size)
             kernels.forward_streaming[(programs,)](
                 rows.data, y, signs, packed, scratch, *sizes, stack.groups * stack.rows, programs, *rows.strides,
-                C=STREAMING_COLUMNS, num_warps=STREAMING_WARPS, **options,
+                C=stream.C, **stream.options(_TRITON_BACKEND), **options,
             )  # fmt: skip
     return y, _to_device_layout(signs, stack, save)
 
@@ -201,7 +204,7 @@ def _backward(
         "DB": needs_db,
         "VECTOR": g_rows.in_fours and y_rows.in_fours,
     }
-    tile = backward_tile(stack.features, stack.wide)
+    tile, stream = backward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
     columns = 8 * size if tile is None else tile.columns
     packed, norms = _packed(stack, u, b, columns)
     fused = sums and stack.features <= FUSED_LIMIT
@@ -219,14 +222,14 @@ def _backward(
             partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.backward[(stack.groups * parts,)](
             g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, *sizes, tiles, parts, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, num_warps=tile.warps, **options,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **tile.options(_TRITON_BACKEND), **options,
         )  # fmt: skip
     else:
-        programs, scratch = _scratch(stack, 2 * columns)
+        programs, scratch = _scratch(stack, stream, 2 * columns)
         kernels.backward_streaming[(programs,)](
             g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients,
             *sizes, stack.groups * stack.rows, programs, *strides,
-            C=STREAMING_COLUMNS, DX=needs_dx, num_warps=STREAMING_WARPS, **options,
+            C=stream.C, DX=needs_dx, **stream.options(_TRITON_BACKEND), **options,
         )  # fmt: skip
     if not sums:
         return
@@ -237,7 +240,7 @@ def _backward(
         partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
             g_rows.data, y_rows.data, signs, packed, partials, coefficients, *sizes, tiles, parts, slices, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, num_warps=tile.warps, **options,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **tile.options(_TRITON_BACKEND), **options,
         )  # fmt: skip
     if parts > 1:
         length, block = stack.layers * 2 * columns, 128
@@ -251,9 +254,9 @@ def _backward(
     )
 
 
-def _scratch(stack: _Stack, columns: int) -> tuple[int, Tensor]:
+def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
     """Returns the number of streaming programs, and a scratch row for each."""
-    programs = min(stack.groups * stack.rows, stack.resident(max(1, 16 // STREAMING_WARPS)))
+    programs = min(stack.groups * stack.rows, stack.resident(stream.programs_per_processor))
     return programs, torch.empty(programs, columns, dtype=stack.dtype, device=stack.device)
 
 

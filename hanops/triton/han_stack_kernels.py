@@ -159,7 +159,7 @@ def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.conste
         m_u = first + columns < features
         u = tl.load(p_u + first + columns, mask=m_u, other=0.0).to(A)
         tl.store(p_packed + first + columns, u / scale * inverse, mask=first + columns < D)
-        b = tl.full((BLOCK,), -0.0, A)  # x + -0.0 is x, even for x = -0.0
+        b = -1.0 * tl.zeros((BLOCK,), A)  # x + -0.0 is x, even for x = -0.0
         if HAS_B:
             b = tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0).to(A)
         tl.store(p_packed + D + first + columns, b, mask=first + columns < D)
@@ -215,6 +215,7 @@ def finish(p_sums, p_packed, p_norms, p_du, p_db, features, D: tl.constexpr, DU:
 
 # ---- rows in registers
 
+
 @triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "x_group", "x_row"])
 def forward(
     p_x, p_y, p_signs, p_packed, rows, features, layers, abs_layers, tiles, x_group, x_row,
@@ -225,8 +226,8 @@ def forward(
     if VECTOR:
         features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
     D: tl.constexpr = K * C
-    group = tl.program_id(0).to(tl.int64) // tiles
-    row = _rows(tl.program_id(0).to(tl.int64) % tiles * (R * Q), R, Q)
+    group = (tl.program_id(0) // tiles).to(tl.int64)
+    row = _rows((tl.program_id(0) % tiles).to(tl.int64) * (R * Q), R, Q)
     m_row = row < rows
     columns = _columns(Q, C)
     p_w = p_packed + group * layers * (2 * D)
@@ -266,12 +267,12 @@ def backward(
         g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
     D: tl.constexpr = K * C
     program = tl.program_id(0).to(tl.int64)
-    group = program // parts
+    group = (tl.program_id(0) // parts).to(tl.int64)
     columns = _columns(Q, C)
     o_column = _columns(1, C)
-    for tile in range(program % parts, tiles, parts):
+    for tile in range(tl.program_id(0) % parts, tiles, parts):
         started = tile >= parts
-        row = _rows(tile * (R * Q), R, Q)
+        row = _rows(tl.cast(tile, tl.int64) * (R * Q), R, Q)
         m_row = row < rows
         g = _load_rows(p_dy, group * g_group + row * g_row, features, m_row, columns, A, C, K)
         x = ()
@@ -328,14 +329,14 @@ def parameter_gradients(
     if VECTOR:
         features = _fours(features)
         g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
-    program = tl.program_id(0).to(tl.int64)
+    program = (tl.program_id(0) // slices).to(tl.int64)
     first = tl.program_id(0) % slices * (K * C)
-    group = program // slices // parts
+    group = (tl.program_id(0) // slices // parts).to(tl.int64)
     columns = _columns(Q, C)
     o_column = _columns(1, C)
-    for tile in range(program // slices % parts, tiles, parts):
+    for tile in range(tl.program_id(0) // slices % parts, tiles, parts):
         started = tile >= parts
-        row = _rows(tile * (R * Q), R, Q)
+        row = _rows(tl.cast(tile, tl.int64) * (R * Q), R, Q)
         m_row = row < rows
         g = _load_rows(p_dy, group * g_group + row * g_row + first, features - first, m_row, columns, A, C, K)
         x = ()
@@ -344,7 +345,7 @@ def parameter_gradients(
         for i in range(layers):
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D) + first
-            p_part = p_partials + (program // slices * layers + layer) * (2 * D) + first
+            p_part = p_partials + (program * layers + layer) * (2 * D) + first
             if layer < abs_layers:
                 o_signs = ((group * rows + row) * abs_layers + layer) * S
                 g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S, C, K)
@@ -383,13 +384,14 @@ def forward_streaming(
     program = tl.program_id(0).to(tl.int64)
     columns = tl.max_contiguous(tl.arange(0, C), 4)
     p_scratch += program * D
-    for row in range(program, all_rows, programs):
-        group = row // rows
+    for index in range(tl.program_id(0), all_rows, programs):
+        group, own = tl.cast(index // rows, tl.int64), tl.cast(index % rows, tl.int64)
+        row = group * rows + own
         p_w = p_packed + group * layers * (2 * D)
         total = tl.zeros((C,), A)
         for first in range(0, D, C):
             column = first + columns
-            x = tl.load(p_x + group * x_group + row % rows * x_row + column, mask=column < features, other=0.0).to(A)
+            x = tl.load(p_x + group * x_group + own * x_row + column, mask=column < features, other=0.0).to(A)
             tl.store(p_scratch + column, x)
             total += x * tl.load(p_w + column)
         for layer in range(layers):
@@ -440,14 +442,15 @@ def backward_streaming(
     columns = tl.max_contiguous(tl.arange(0, C), 4)
     p_g = p_scratch + program * (2 * D)
     p_p = p_g + D
-    for row in range(program, all_rows, programs):
-        group = row // rows
+    for index in range(tl.program_id(0), all_rows, programs):
+        group, own = tl.cast(index // rows, tl.int64), tl.cast(index % rows, tl.int64)
+        row = group * rows + own
         for first in range(0, D, C):
             column = first + columns
-            g = tl.load(p_dy + group * g_group + row % rows * g_row + column, mask=column < features, other=0.0)
+            g = tl.load(p_dy + group * g_group + own * g_row + column, mask=column < features, other=0.0)
             tl.store(p_g + column, g.to(A))
             if DU:
-                y = tl.load(p_y + group * y_group + row % rows * y_row + column, mask=column < features, other=0.0)
+                y = tl.load(p_y + group * y_group + own * y_row + column, mask=column < features, other=0.0)
                 tl.store(p_p + column, y.to(A))
         a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
         c = tl.full((), 0.0, A)

@@ -35,7 +35,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _missing(name: str) -> str | None:
+def missing(name: str) -> str | None:
     """Returns why this installation lacks backend `name`, or None where it has it."""
     if name == "cuda":
         return "this build of hanops has no CUDA kernels"
@@ -48,8 +48,8 @@ def _missing(name: str) -> str | None:
 
 def _obstacle(name: str, device: torch.device) -> str | None:
     """Returns why backend `name` cannot run on tensors of `device`, or None where it can."""
-    if missing := _missing(name):
-        return missing
+    if lack := missing(name):
+        return lack
     interpreted = name == "triton" and device.type == "cpu"
     if interpreted and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the tensors are on {device}, and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
@@ -62,8 +62,8 @@ def _set(name: str, where: str) -> None:
     global _chosen
     if name not in BACKENDS:
         raise ValueError(f"{where}: backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if missing := _missing(name):
-        raise ValueError(f"{where}: backend {name!r} is not available: {missing}")
+    if lack := missing(name):
+        raise ValueError(f"{where}: backend {name!r} is not available: {lack}")
     if native is not None:
         native.set_backend(name)
     _chosen = name

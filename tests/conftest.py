@@ -1,4 +1,4 @@
-"""Every backend runs the same tests, on the device of `--device`; Triton kernels are interpreted where it is the CPU."""
+"""Every backend runs the same tests, on the device of `--device`; on the CPU Triton kernels are interpreted."""
 
 import os
 from collections.abc import Iterator

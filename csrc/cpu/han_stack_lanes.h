@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tile.h"
+#include "vec_lanes.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {

@@ -136,20 +136,21 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool)
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
     options = {"A": stack.arithmetic, "S": size, "SAVE": save, "VECTOR": rows.in_fours}
     tile, stream = forward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
+    options |= (tile or stream).options(_TRITON_BACKEND)
     with _on(stack.device):
         if tile is not None:
             packed, _ = _packed(stack, u, b, tile.columns)
             tiles = triton.cdiv(stack.rows, tile.rows)
             kernels.forward[(stack.groups * tiles,)](
                 rows.data, y, signs, packed, *sizes, tiles, *rows.strides,
-                R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, **tile.options(_TRITON_BACKEND), **options,
+                R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, **options,
             )  # fmt: skip
         else:
             packed, _ = _packed(stack, u, b, 8 * size)
             programs, scratch = _scratch(stack, stream, 8 * size)
             kernels.forward_streaming[(programs,)](
                 rows.data, y, signs, packed, scratch, *sizes, stack.groups * stack.rows, programs, *rows.strides,
-                C=stream.C, **stream.options(_TRITON_BACKEND), **options,
+                C=stream.C, **options,
             )  # fmt: skip
     return y, _to_device_layout(signs, stack, save)
 
@@ -205,6 +206,7 @@ def _backward(
         "VECTOR": g_rows.in_fours and y_rows.in_fours,
     }
     tile, stream = backward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
+    launch = {**options, **(tile or stream).options(_TRITON_BACKEND)}
     columns = 8 * size if tile is None else tile.columns
     packed, norms = _packed(stack, u, b, columns)
     fused = sums and stack.features <= FUSED_LIMIT
@@ -222,14 +224,14 @@ def _backward(
             partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.backward[(stack.groups * parts,)](
             g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, *sizes, tiles, parts, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **tile.options(_TRITON_BACKEND), **options,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **launch,
         )  # fmt: skip
     else:
         programs, scratch = _scratch(stack, stream, 2 * columns)
         kernels.backward_streaming[(programs,)](
             g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients,
             *sizes, stack.groups * stack.rows, programs, *strides,
-            C=stream.C, DX=needs_dx, **stream.options(_TRITON_BACKEND), **options,
+            C=stream.C, DX=needs_dx, **launch,
         )  # fmt: skip
     if not sums:
         return
@@ -240,7 +242,7 @@ def _backward(
         partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
             g_rows.data, y_rows.data, signs, packed, partials, coefficients, *sizes, tiles, parts, slices, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **tile.options(_TRITON_BACKEND), **options,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **options, **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
     if parts > 1:
         length, block = stack.layers * 2 * columns, 128

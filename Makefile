@@ -6,7 +6,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 STAMP := $(VENV)/.packages
 
-.PHONY: bench test lint format clean build sdist readme help
+SHELL := /bin/bash
+
+.PHONY: bench gpu test lint format clean build sdist readme help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -29,6 +31,24 @@ $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
 
 bench: build  ## the quick benchmark: HanStack against Linear + ReLU, eager Han layers and torch.compile
 	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q
+
+# With PYTHON's own packages and no network; what is measured is rewritten after each row, RESUME=1 goes on.
+DEVICE ?= cuda
+OUT ?= $(if $(filter cpu,$(DEVICE)),build/rehearsal,benchmarks/results)
+GPU_PYTHON = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
+GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_triton.py -k training,tests)
+
+gpu: $(if $(filter cpu,$(DEVICE)),build)  ## on a machine with an NVIDIA GPU: build, test and measure (DEVICE=cpu rehearses)
+	@echo "==> building what this machine can build"
+	@$(GPU_PYTHON) setup.py --quiet build_ext --inplace || \
+		echo "==> no native code: the ops run from Python, on Triton's kernels"
+	@echo "==> tests on $(DEVICE)"
+	@status=0; export TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0); \
+	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -q --device $(DEVICE) || status=$$?; \
+	echo "==> measurements, to $(OUT)"; \
+	$(GPU_PYTHON) -m pytest benchmarks/bench_gpu.py --benchmark-only -q --device $(DEVICE) --results $(OUT) \
+		--seconds 480 $(if $(RESUME),--resume) || status=$$?; \
+	exit $$status
 
 test: build  ## all tests
 	@$(PY) -m pytest -q --doctest-modules --durations=10

@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 Samples = dict[str, list[float]]
 
 
@@ -17,8 +19,24 @@ def _seconds_of(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
+def seconds_on_device(call: Callable[[], object], times: int) -> float:
+    """Returns a call's time between two events of the GPU."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e-3 / times
+
+
 def interleave(
-    rivals: Mapping[str, Callable[[], object]], seconds: float, warmup: int = 3, least: int = 7, turn: float = 2e-3
+    rivals: Mapping[str, Callable[[], object]],
+    seconds: float,
+    warmup: int = 3,
+    least: int = 7,
+    turn: float = 2e-3,
+    measure: Callable[[Callable[[], object], int], float] = _seconds_of,
 ) -> Samples:
     """Runs all rivals in turns for about `seconds`, at least `least` rounds; returns each one's times in seconds.
 
@@ -27,7 +45,7 @@ def interleave(
     """
     times = {}
     for name, rival in rivals.items():
-        first = min(_seconds_of(rival, 1) for _ in range(warmup))
+        first = min(measure(rival, 1) for _ in range(warmup))
         times[name] = max(1, round(turn / first))
     samples: Samples = {name: [] for name in rivals}
     gc.collect()
@@ -37,7 +55,7 @@ def interleave(
         rounds = 0
         while rounds < least or time.perf_counter() < end:
             for name, rival in rivals.items():
-                samples[name].append(_seconds_of(rival, times[name]))
+                samples[name].append(measure(rival, times[name]))
             rounds += 1
     finally:
         gc.enable()

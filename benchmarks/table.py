@@ -64,7 +64,7 @@ def _rows_of_shares(benchmarks: list[Benchmark]) -> list[str]:
 
 
 def _rows_of_memory(benchmarks: list[Benchmark]) -> list[str]:
-    memory = [b["extra_info"] for b in benchmarks if b["extra_info"].get("rival") == "HanStack"]
+    memory = [b["extra_info"] for b in benchmarks if "saved_bytes" in b["extra_info"]]
     rows = [
         "| saved for backward | HanStack | y + 1 bit per element and layer | stack of Linear + ReLU | eager Han |",
         "|---|---|---|---|---|",
@@ -91,9 +91,47 @@ def _rows_of_storage(benchmarks: list[Benchmark]) -> list[str]:
     ]
 
 
+def _rows_of_copies(benchmarks: list[Benchmark]) -> list[str]:
+    groups: dict[str, dict[str, Benchmark]] = {}
+    for b in benchmarks:
+        if b["extra_info"].get("kind") == "copy":
+            groups.setdefault(b["group"], {})[b["extra_info"]["rival"]] = b
+    rows = [
+        "| one layer | copy of x | forward | / 1 copy | forward + backward | / 2.5 copies |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group, by_name in groups.items():
+        if "copy" not in by_name:
+            continue
+        cells = [_time(by_name["copy"]["stats"]["median"])]
+        for name in ("forward", "forward + backward"):
+            if name not in by_name:
+                cells += ["", ""]
+                continue
+            copies = by_name[name]["extra_info"]["copies"]
+            ratio = median_ratio(_data(by_name[name]), _data(by_name["copy"])) / copies
+            cells += [_time(by_name[name]["stats"]["median"]), f"{ratio:.2f}x"]
+        rows.append(f"| {group.removeprefix('one layer, ')} | " + " | ".join(cells) + " |")
+    return rows if groups else []
+
+
+def _rows_of_steps(benchmarks: list[Benchmark]) -> list[str]:
+    steps = [b for b in benchmarks if b["extra_info"].get("kind") == "step"]
+    own = {b["group"]: _data(b) for b in steps if b["extra_info"]["rival"] == "HanStack"}
+    rows = ["| training step | module | time | / HanStack | peak memory |", "|---|---|---|---|---|"]
+    for b in steps:
+        info, median = b["extra_info"], b["stats"]["median"]
+        ratio = f"{median_ratio(_data(b), own[b['group']]):.2f}x" if b["group"] in own else ""
+        peak = "" if info["peak_bytes"] is None else f"{info['peak_bytes'] / 1e6:.0f} MB"
+        case = b["group"].removeprefix("training step, ")
+        rows.append(f"| {case} | {info['rival']} | {_time(median)} | {ratio} | {peak} |")
+    return rows if steps else []
+
+
 def markdown(benchmarks: list[Benchmark]) -> str:
     """Returns the tables: times of rivals, of storage types, share of the ceiling, saved bytes."""
-    tables = [rows(benchmarks) for rows in (_rows_of_rivals, _rows_of_storage, _rows_of_shares, _rows_of_memory)]
+    kinds = (_rows_of_rivals, _rows_of_storage, _rows_of_shares, _rows_of_memory, _rows_of_copies, _rows_of_steps)
+    tables = [rows(benchmarks) for rows in kinds]
     return "\n\n".join("\n".join(rows) for rows in tables if rows)
 
 

@@ -1,5 +1,7 @@
 """The registered ops: schemas, fakes, argument checks in C++ and in Python, torch.compile."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from accuracy import problem
@@ -11,7 +13,8 @@ from hanops import checks, ops
 
 ops_under_test = torch.ops.hanops
 han_stack = ops_under_test.han_stack.default
-SUFFIXES = ["", "_reference"]
+SUFFIXES = ["", "_reference", "_triton"]
+needs_expecttest = pytest.mark.skipif(find_spec("expecttest") is None, reason="opcheck needs expecttest")
 
 
 def sample(dtype=torch.float32, grad=False, **options):
@@ -19,6 +22,7 @@ def sample(dtype=torch.float32, grad=False, **options):
     return [t.requires_grad_(grad) for t in p.inputs()], p
 
 
+@needs_expecttest
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("final_abs", [True, False])
@@ -28,6 +32,7 @@ def test_opcheck_stack(backend, grad, groups, final_abs):
     opcheck(han_stack, (inputs[0], inputs[1], None, final_abs))
 
 
+@needs_expecttest
 @pytest.mark.parametrize("save", [True, False])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_opcheck_forward(backend, dtype, save, suffix):
@@ -36,6 +41,7 @@ def test_opcheck_forward(backend, dtype, save, suffix):
     opcheck(op, (*(t.detach() for t in inputs), True, save))
 
 
+@needs_expecttest
 @pytest.mark.parametrize("needs", [[True, True, True], [True, False, False], [False, True, False]])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_opcheck_backward(backend, needs, suffix):

@@ -106,3 +106,10 @@ def test_environment_variable():
     failed = run(script, HANOPS_BACKEND="fast")
     assert failed.returncode != 0
     assert "HANOPS_BACKEND: backend must be one of auto, cuda, triton, cpu, reference, got 'fast'" in failed.stderr
+
+
+def test_info():
+    done = subprocess.run([sys.executable, "-m", "hanops", "info"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"hanops {hanops.__version__}" in done.stdout
+    assert str(hanops.explain(torch.ones(1, 1), torch.ones(1, 1))).splitlines()[0] in done.stdout

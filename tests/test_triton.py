@@ -123,3 +123,12 @@ def test_every_tile_compiles_without_a_spill(target, tmp_path):
     assert len(found) == len(storages) * 25
     assert all(r["registers"] > 0 for r in found.values())
     assert not {name: r for name, r in found.items() if r["spills"] != 0}
+
+
+def test_info_lists_the_kernels():
+    command = [sys.executable, "-m", "hanops", "info", "--kernels"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 25
+    assert all(int(registers) > 0 and int(spills) == 0 for *_, registers, spills in rows)

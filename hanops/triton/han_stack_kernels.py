@@ -177,7 +177,7 @@ def sum_parts(p_partials, p_sums, size, parts, P: tl.constexpr, BLOCK: tl.conste
     total = tl.zeros((P, BLOCK), p_sums.dtype.element_ty)
     p_partials += group * parts * size
     for first in range(0, parts, P):
-        part = (first + o_part)[:, None]
+        part = (first + o_part)[:, None].to(tl.int64)
         total += tl.load(p_partials + part * size + o_column[None, :], mask=(part < parts) & (o_column < size)[None, :],
                          other=0.0)  # fmt: skip
     tl.store(p_sums + group * size + o_column, tl.sum(total, axis=0), mask=o_column < size)

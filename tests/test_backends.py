@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hanops
+from hanops import backends
 
 native = hanops.ops.native is not None
 
@@ -46,6 +47,17 @@ def test_a_backend_that_cannot_run_says_so():
         pytest.raises(RuntimeError, match="'cpu' was asked for, but the tensors are on meta"),
     ):
         hanops.explain(x, u)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_triton_is_the_default_on_a_gpu():
+    assert backends.select(torch.device("cuda", 0)) == "triton"
+    with hanops.use_backend("reference"):
+        assert backends.select(torch.device("cuda", 0)) == "reference"
+    with hanops.use_backend("cpu" if native else "triton"):
+        wrong = torch.device("cuda", 0) if native else torch.device("meta")
+        with pytest.raises(RuntimeError, match="was asked for, but the tensors are on"):
+            backends.select(wrong)
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from cases import Case
 from interleave import Replay, Samples, interleave, seconds_on_device
 from rivals import EagerHanStack, compiled, linear
 from torch import Tensor, nn
@@ -15,24 +15,6 @@ from torch import Tensor, nn
 import hanops
 
 pytestmark = pytest.mark.benchmark(timer=Replay.clock)
-
-
-@dataclass(frozen=True)
-class Case:
-    rows: int
-    features: int
-    layers: int
-    dtype: torch.dtype
-
-    def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"N={self.rows}, d={self.features}, L={self.layers}, {dtype}"
-
-    def input(self, device: torch.device, grad: bool = True) -> Tensor:
-        return torch.randn(self.rows, self.features, dtype=self.dtype, device=device, requires_grad=grad)
-
-    def rehearsed(self) -> Case:
-        return replace(self, rows=min(self.rows, 5), features=min(self.features, 48), layers=min(self.layers, 2))
 
 
 STORAGE = (torch.bfloat16, torch.float32)
@@ -111,7 +93,7 @@ def time_all(calls: dict[str, Callable[[], object]], device: torch.device, secon
 def time_copies(case: Case, device: torch.device) -> Samples:
     """Times one layer against copies of the same bytes, in the same turns."""
     with hanops.use_backend("triton"):
-        x, dy = case.input(device), case.input(device, grad=False)
+        x, dy = case.input(device=device), case.input(grad=False, device=device)
         target, source = torch.empty_like(dy), x.detach()
         module = hanops.HanStack(case.features, case.layers, dtype=case.dtype).to(device)
 
@@ -129,7 +111,7 @@ def time_copies(case: Case, device: torch.device) -> Samples:
 
 def time_rivals(case: Case, device: torch.device) -> tuple[Samples, dict[str, int]]:
     """Times training steps of all rivals, plain and as graph replays, and reads their peak memory."""
-    x, dy = case.input(device), case.input(device, grad=False)
+    x, dy = case.input(device=device), case.input(grad=False, device=device)
     calls: dict[str, Callable[[], object]] = {}
     peaks: dict[str, int] = {}
     with hanops.use_backend("triton"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
+from cases import Case
 from interleave import Replay, Samples, interleave
 from rivals import EagerHanStack, compiled, linear
 from torch import Tensor, nn
@@ -16,31 +16,6 @@ from torch.autograd.graph import saved_tensors_hooks
 import hanops
 
 pytestmark = pytest.mark.benchmark(timer=Replay.clock)
-
-
-@dataclass(frozen=True)
-class Case:
-    rows: int
-    features: int
-    layers: int
-    dtype: torch.dtype = torch.float32
-    seconds: float = 4.0
-
-    def __str__(self) -> str:
-        dtype = "" if self.dtype == torch.float32 else f", {str(self.dtype).removeprefix('torch.')}"
-        return f"N={self.rows}, d={self.features}, L={self.layers}{dtype}"
-
-    @property
-    def element_layers(self) -> int:
-        return self.rows * self.features * self.layers
-
-    @property
-    def bits(self) -> int:
-        """Bytes of one bit per element and layer."""
-        return self.rows * self.layers * -(-self.features // 8)
-
-    def input(self, grad: bool = True) -> Tensor:
-        return torch.randn(self.rows, self.features, dtype=self.dtype, requires_grad=grad)
 
 
 CASES = [Case(4096, 1024, 16, seconds=8.0), Case(1024, 128, 20), Case(100, 30, 20)]

@@ -103,12 +103,16 @@ Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool
 }
 
 // The backends that are ops of their own, defined in hanops/ops.py: plain torch, and Triton.
-const char* forward_name(Backend backend) {
-  return backend == Backend::kTriton ? "hanops::han_stack_forward_triton" : "hanops::han_stack_forward_reference";
+const auto& forward_op_of(Backend backend) {
+  static const auto reference = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
+  static const auto triton = find_op<ForwardSchema>("hanops::han_stack_forward_triton");
+  return backend == Backend::kTriton ? triton : reference;
 }
 
-const char* backward_name(Backend backend) {
-  return backend == Backend::kTriton ? "hanops::han_stack_backward_triton" : "hanops::han_stack_backward_reference";
+const auto& backward_op_of(Backend backend) {
+  static const auto reference = find_op<BackwardSchema>("hanops::han_stack_backward_reference");
+  static const auto triton = find_op<BackwardSchema>("hanops::han_stack_backward_triton");
+  return backend == Backend::kTriton ? triton : reference;
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
@@ -116,7 +120,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   check_stack("x", x, u, b);
   const Backend backend = select_backend(x);
   if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
-  return find_op<ForwardSchema>(forward_name(backend)).call(x, u, b, final_abs, save);
+  return forward_op_of(backend).call(x, u, b, final_abs, save);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
@@ -126,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   check_saved(dy, y, signs, u, final_abs, needs);
   const Backend backend = select_backend(dy);
   if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
-  return find_op<BackwardSchema>(backward_name(backend)).call(dy, y, signs, u, b, final_abs, needs);
+  return backward_op_of(backend).call(dy, y, signs, u, b, final_abs, needs);
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Ten
 
 def assert_same(value: Tensor, other: Tensor, exactly: bool) -> None:
     """Asserts that two results of one computation agree: bit for bit, or but for the order of their sums."""
-    bound = 0.0 if exactly else 4 * torch.finfo(value.dtype).eps + 64 * torch.finfo(torch.float32).eps
+    arithmetic = reference.arithmetic_dtype(value.dtype)
+    bound = 0.0 if exactly else torch.finfo(value.dtype).eps + 64 * torch.finfo(arithmetic).eps
     assert relative(value, other.double()) <= bound
 
 

@@ -25,7 +25,6 @@ from hanops.triton.tiles import (
 )
 
 _WORKSPACE = 64 << 20  # bytes of partial sums of du and db, or as many as the sign bits, whichever is more
-_INTERPRETED_PROCESSORS = 1
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class _Stack:
 
     def resident(self, programs_per_processor: int) -> int:
         """Programs that run at once."""
-        if self.device.type == "cpu":
-            return programs_per_processor * _INTERPRETED_PROCESSORS
+        if self.device.type == "cpu":  # interpreted
+            return programs_per_processor
         return programs_per_processor * torch.cuda.get_device_properties(self.device).multi_processor_count
 
     def parts(self, tiles: int, programs_per_processor: int, slices: int = 1) -> int:

@@ -40,8 +40,9 @@ class Tile:
 
     def options(self, backend: str) -> dict[str, int]:
         """Options of a launch on Triton's backend 'cuda' or 'hip'."""
-        told = self.registers is not None and backend == "cuda"
-        return {"num_warps": self.warps, **({"maxnreg": self.registers} if told and self.registers else {})}
+        if self.registers is None or backend != "cuda":
+            return {"num_warps": self.warps}
+        return {"num_warps": self.warps, "maxnreg": self.registers}
 
 
 def _tile(features: int, rows: int, columns: int, warps: int, registers: int | None = None) -> Tile:

@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+NATIVE := -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
+SOURCES := $(shell find csrc $(NATIVE))
+FORMATTED := $(SOURCES) $(shell find tests $(NATIVE))
 STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
@@ -56,13 +58,13 @@ test: build  ## all tests
 lint: build  ## formatting, lints and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/clang-format --dry-run --Werror $(SOURCES)
+	@$(VENV)/bin/clang-format --dry-run --Werror $(FORMATTED)
 	@$(VENV)/bin/mypy
 
 format: build  ## rewrite the sources in the project's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
-	@$(VENV)/bin/clang-format -i $(SOURCES)
+	@$(VENV)/bin/clang-format -i $(FORMATTED)
 
 readme: build  ## run the quick benchmark and write its table into README.md
 	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/cpu-quick.json -q

@@ -1,5 +1,6 @@
 // The extension module hanops._C: what Python asks of the native build beside the ops.
 #include <ATen/Version.h>
+#include <c10/core/ScalarType.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -29,6 +30,20 @@ double fma_vectors_per_second(double seconds) {
   return best;
 }
 
+hanops::Backend backend(const std::string& name) {
+  const auto& names = hanops::kBackendNames;
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) throw py::value_error("no such backend: " + name);
+  return static_cast<hanops::Backend>(found - names.begin());
+}
+
+at::ScalarType scalar_type(const std::string& name) {
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    if (c10::getDtypeNames(type).first == name) return type;
+  }
+  throw py::value_error("no such dtype: " + name);
+}
+
 py::dict build_info() {
   const auto& kernels = hanops::cpu::kernels();
   py::dict info;
@@ -37,6 +52,9 @@ py::dict build_info() {
   info["instruction_sets"] = py::str(HANOPS_INSTRUCTION_SETS).attr("split")(",");
   info["instruction_set"] = kernels.name;
   info["float32_lanes"] = kernels.lanes;
+#ifdef HANOPS_CUDA
+  info["cuda_architectures"] = py::str(HANOPS_CUDA).attr("split")(",");
+#endif
   return info;
 }
 
@@ -48,11 +66,17 @@ PYBIND11_MODULE(_C, m) {
   m.def("fma_vectors_per_second", &fma_vectors_per_second, py::arg("seconds") = 0.2,
         py::call_guard<py::gil_scoped_release>(),
         "Independent float32 multiply-adds of whole vectors per second on one core, the best of many short runs.");
-  m.def("set_backend", [](const std::string& name) {
-    const auto& names = hanops::kBackendNames;
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end()) throw py::value_error("no such backend: " + name);
-    hanops::chosen_backend = static_cast<hanops::Backend>(found - names.begin());
-  });
-  m.def("set_has_triton", [](bool has_triton) { hanops::has_triton = has_triton; });
+  m.def("set_backend", [](const std::string& name) { hanops::chosen_backend = backend(name); });
+  m.def(
+      "set_rules",
+      [](const std::vector<std::tuple<std::string, std::vector<std::string>, int64_t, int64_t, int64_t>>& rules) {
+        hanops::rules.clear();
+        for (const auto& [name, dtypes, features, layers, rows] : rules) {
+          hanops::Rule rule{backend(name), {}, features, layers, rows};
+          for (const auto& dtype : dtypes) rule.dtypes.push_back(scalar_type(dtype));
+          hanops::rules.push_back(rule);
+        }
+      },
+      "On a GPU: backend, dtypes of x, and the most features, layers and rows; the first rule that fits a call "
+      "decides.");
 }

@@ -52,12 +52,16 @@ inline c10::SymInt layers_with_abs(const at::Tensor& u, bool final_abs) {
 }
 
 // Bytes of a row's sign bits of one layer; the device type sets their layout, as hanops/signs.py describes it.
+inline int64_t chunked_sign_bytes(int64_t features) {
+  int64_t bytes = 4;
+  while (8 * bytes < features) bytes *= 2;
+  return bytes;
+}
+
 inline c10::SymInt sign_bytes(const at::Tensor& x) {
   const c10::SymInt features = x.sym_size(-1);
   if (x.is_cpu()) return (features + 7) / 8;
-  int64_t bytes = 4;
-  while (8 * bytes < features.guard_int(__FILE__, __LINE__)) bytes *= 2;
-  return bytes;
+  return chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
 }
 
 // What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device.

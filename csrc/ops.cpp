@@ -7,6 +7,9 @@
 #include "backend.h"
 #include "checks.h"
 #include "cpu/han_stack.h"
+#ifdef HANOPS_CUDA
+#include "cuda/han_stack.h"
+#endif
 
 namespace hanops {
 namespace {
@@ -102,23 +105,25 @@ Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool
   return std::get<0>(forward_op().call(x, u, b, final_abs, false));
 }
 
-// The backends that are ops of their own, defined in hanops/ops.py: plain torch, and Triton.
+// The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops.py.
 const auto& forward_op_of(Backend backend) {
   static const auto reference = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
   static const auto triton = find_op<ForwardSchema>("hanops::han_stack_forward_triton");
-  return backend == Backend::kTriton ? triton : reference;
+  static const auto cuda = find_op<ForwardSchema>("hanops::han_stack_forward_cuda");
+  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : reference;
 }
 
 const auto& backward_op_of(Backend backend) {
   static const auto reference = find_op<BackwardSchema>("hanops::han_stack_backward_reference");
   static const auto triton = find_op<BackwardSchema>("hanops::han_stack_backward_triton");
-  return backend == Backend::kTriton ? triton : reference;
+  static const auto cuda = find_op<BackwardSchema>("hanops::han_stack_backward_cuda");
+  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : reference;
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
                                              bool save) {
   check_stack("x", x, u, b);
-  const Backend backend = select_backend(x);
+  const Backend backend = select_backend(x, u);
   if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
   return forward_op_of(backend).call(x, u, b, final_abs, save);
 }
@@ -128,19 +133,25 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
                                                       Needs needs) {
   check_stack("dy", dy, u, b);
   check_saved(dy, y, signs, u, final_abs, needs);
-  const Backend backend = select_backend(dy);
+  const Backend backend = select_backend(dy, u);
   if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
   return backward_op_of(backend).call(dy, y, signs, u, b, final_abs, needs);
 }
 
 }  // namespace
 
+constexpr const char* kForward =
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)";
+constexpr const char* kBackward =
+    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs) "
+    "-> (Tensor dx, Tensor du, Tensor db)";
+
 TORCH_LIBRARY(hanops, m) {
   m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor");
-  m.def("han_stack_forward(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)");
-  m.def(
-      "han_stack_backward(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs) "
-      "-> (Tensor dx, Tensor du, Tensor db)");
+  for (const char* suffix : {"", "_cuda"}) {
+    m.def(c10::str("han_stack_forward", suffix, kForward).c_str());
+    m.def(c10::str("han_stack_backward", suffix, kBackward).c_str());
+  }
 }
 
 TORCH_LIBRARY_IMPL(hanops, Autograd, m) {
@@ -153,5 +164,12 @@ TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
   m.impl("han_stack_forward", han_stack_forward);
   m.impl("han_stack_backward", han_stack_backward);
 }
+
+#ifdef HANOPS_CUDA
+TORCH_LIBRARY_IMPL(hanops, CUDA, m) {
+  m.impl("han_stack_forward_cuda", cuda::han_stack_forward);
+  m.impl("han_stack_backward_cuda", cuda::han_stack_backward);
+}
+#endif
 
 }  // namespace hanops

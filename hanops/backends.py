@@ -11,12 +11,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hanops.checks import check_stack
+from hanops.checks import DTYPES, check_stack
 from hanops.native import native
 
-IMPLEMENTATIONS = ("cuda", "triton", "cpu", "reference")  # the fastest first
+IMPLEMENTATIONS = ("cuda", "triton", "cpu", "reference")
 BACKENDS = ("auto", *IMPLEMENTATIONS)
 _VARIABLE = "HANOPS_BACKEND"
+_ANY = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """On a GPU: a backend for calls within these bounds, and what chose it.
+
+    dtypes are those of x; features, layers and rows (of all groups) are at most these.
+    """
+
+    backend: str
+    chosen_by: str
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+    features: int = _ANY
+    layers: int = _ANY
+    rows: int = _ANY
+
+    def fits(self, dtype: torch.dtype, features: int, layers: int, rows: int) -> bool:
+        """Tells whether a call is within the bounds."""
+        within = features <= self.features and layers <= self.layers and rows <= self.rows
+        return dtype in self.dtypes and within
+
+
+# The first rule that fits a call, of a backend that is there, decides. No GPU has measured these two yet: CUDA C++
+# comes first because its kernels take fewer instructions for an element and fewer launches for a call
+# (docs/performance-log.md).
+RULES = (
+    Rule("cuda", "by its count of instructions, not measured on a GPU"),
+    Rule("triton", "the fastest where there are no CUDA kernels, not measured on a GPU"),
+)
 
 _has_triton = importlib.util.find_spec("triton") is not None
 _chosen = "auto"
@@ -35,9 +65,16 @@ class Explanation:
         return "\n".join(lines)
 
 
+def _has_cuda(device_type: str) -> bool:
+    """Tells whether the CUDA kernels run on a device: on the CPU where a test has loaded their emulator."""
+    key = {"cuda": "CUDA", "cpu": "CPU"}.get(device_type)
+    op = "hanops::han_stack_forward_cuda"
+    return native is not None and key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+
+
 def missing(name: str) -> str | None:
     """Returns why this installation lacks backend `name`, or None where it has it."""
-    if name == "cuda":
+    if name == "cuda" and not (_has_cuda("cuda") or _has_cuda("cpu")):
         return "this build of hanops has no CUDA kernels"
     if name == "triton" and not _has_triton:
         return "Triton is not installed"
@@ -50,10 +87,13 @@ def _obstacle(name: str, device: torch.device) -> str | None:
     """Returns why backend `name` cannot run on tensors of `device`, or None where it can."""
     if lack := missing(name):
         return lack
-    interpreted = name == "triton" and device.type == "cpu"
-    if interpreted and os.environ.get("TRITON_INTERPRET") != "1":
+    if name == "triton" and device.type == "cpu":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
         return f"the tensors are on {device}, and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
-    if name != "reference" and not interpreted and device.type != ("cpu" if name == "cpu" else "cuda"):
+    if name == "cuda":
+        return None if _has_cuda(device.type) else f"the tensors are on {device}"
+    if name != "reference" and device.type != ("cpu" if name == "cpu" else "cuda"):
         return f"the tensors are on {device}"
     return None
 
@@ -108,8 +148,13 @@ def require(name: str, device: torch.device) -> None:
         raise RuntimeError(f"han_stack: backend {name!r} was asked for, but {obstacle}")
 
 
-def select(device: torch.device) -> str:
-    """Returns the backend that runs a call on `device`; csrc/backend.h decides the same for the native ops.
+def select(device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> str:
+    """Returns the backend that runs a call; csrc/backend.h decides the same for the native ops.
+
+    Args:
+        device: of the tensors.
+        dtype: of x.
+        features, layers, rows: sizes of the stack, and the rows of all groups.
 
     Raises:
         RuntimeError: where the backend that was asked for cannot run it.
@@ -117,13 +162,28 @@ def select(device: torch.device) -> str:
     if _chosen != "auto":
         require(_chosen, device)
         return _chosen
-    return next(name for name in IMPLEMENTATIONS if _unfit(name, device) is None)
+    if device.type == "cuda":
+        rule = _rule(dtype, features, layers, rows)
+        return rule.backend if rule else "reference"
+    return "cpu" if _obstacle("cpu", device) is None else "reference"
+
+
+def _rule(dtype: torch.dtype, features: int, layers: int, rows: int) -> Rule | None:
+    fitting = (rule for rule in _available_rules() if rule.fits(dtype, features, layers, rows))
+    return next(fitting, None)
+
+
+def _available_rules() -> list[Rule]:
+    there = {"cuda": _has_cuda("cuda"), "triton": _has_triton}
+    return [rule for rule in RULES if there[rule.backend]]
 
 
 def _unfit(name: str, device: torch.device) -> str | None:
-    """Returns why 'auto' passes over backend `name`, or None where it takes it."""
-    if name == "triton" and _has_triton and device.type == "cpu":
+    """Returns why 'auto' passes over backend `name`, or None where another one is preferred."""
+    if device.type == "cpu" and name == "triton" and _has_triton:
         return "on the CPU Triton only has an interpreter, which runs when it is asked for"
+    if device.type == "cpu" and name == "cuda" and _has_cuda("cpu"):
+        return "on the CPU its kernels only have an emulator, which runs when it is asked for"
     return _obstacle(name, device)
 
 
@@ -144,14 +204,23 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
     True
     """
     check_stack("x", x, u, b)
-    backend = select(x.device)
+    sizes = (x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
+    backend = select(x.device, *sizes)
     others = [name for name in IMPLEMENTATIONS if name != backend]
     if _chosen != "auto":
         return Explanation(backend, "it was asked for", {name: f"{backend!r} was asked for" for name in others})
-    reasons = {name: _unfit(name, x.device) or f"{backend!r} is faster" for name in others}
-    return Explanation(backend, f"the fastest that runs on {x.device}", reasons)
+    rule = _rule(*sizes) if x.device.type == "cuda" else None
+    reason = f"preferred on {x.device}: {rule.chosen_by}" if rule else f"the fastest that runs on {x.device}"
+    return Explanation(
+        backend, reason, {name: _unfit(name, x.device) or f"{backend!r} is preferred" for name in others}
+    )
 
 
 if native is not None:
-    native.set_has_triton(_has_triton)
+    native.set_rules(
+        [
+            (r.backend, [str(t).removeprefix("torch.") for t in r.dtypes], r.features, r.layers, r.rows)
+            for r in _available_rules()
+        ]
+    )
 _set(os.environ.get(_VARIABLE) or "auto", _VARIABLE)

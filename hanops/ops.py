@@ -2,7 +2,8 @@
 
 The plain-torch pair (`han_stack_forward_reference`, `han_stack_backward_reference`) serves the backend 'reference',
 devices without kernels, and builds without native code, in which the schemas are defined here. The Triton pair
-(`..._triton`) launches the kernels of `hanops.triton`, which is imported by the first call.
+(`..._triton`) launches the kernels of `hanops.triton`, which is imported by the first call. The CUDA pair (`..._cuda`)
+is native.
 """
 
 from __future__ import annotations
@@ -185,16 +186,19 @@ def _han_stack_autograd(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool 
 
 
 def _define_without_native() -> None:
+    def selected(x: Tensor, u: Tensor) -> str:
+        return backends.select(x.device, x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
+
     def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
         check_stack("x", x, u, b)
-        return _FORWARDS[backends.select(x.device)](x, u, b, final_abs, save)
+        return _FORWARDS[selected(x, u)](x, u, b, final_abs, save)
 
     def backward(
         dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         check_stack("dy", dy, u, b)
         check_saved(dy, y, signs, u, final_abs, needs)
-        return _BACKWARDS[backends.select(dy.device)](dy, y, signs, u, b, final_abs, needs)
+        return _BACKWARDS[selected(dy, u)](dy, y, signs, u, b, final_abs, needs)
 
     def composed(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
         return forward(x, u, b, final_abs, False)[0]
@@ -243,6 +247,6 @@ def _backward_fake(
     )
 
 
-for _suffix in ("", "_reference", "_triton"):
+for _suffix in ("", "_reference", "_triton") if native is None else ("", "_reference", "_triton", "_cuda"):
     torch.library.register_fake(f"hanops::han_stack_forward{_suffix}", _forward_fake)
     torch.library.register_fake(f"hanops::han_stack_backward{_suffix}", _backward_fake)

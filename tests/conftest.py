@@ -1,14 +1,16 @@
-"""Every backend runs the same tests, on the device of `--device`; on the CPU Triton kernels are interpreted."""
+"""Every backend runs the same tests, on the device of `--device`; the CPU interprets Triton and emulates CUDA."""
 
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+import emulation
 import numpy
 import pytest
 import torch
 
 import hanops
+from hanops import backends
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -27,12 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         on_gpu = metafunc.config.getoption("--device") == "cuda"
-        have = {"triton": find_spec("triton") is not None, "cpu": not on_gpu and hanops.ops.native is not None}
+        have = {
+            "cuda": backends.missing("cuda") is None if on_gpu else emulation.available(),
+            "triton": find_spec("triton") is not None,
+            "cpu": not on_gpu and hanops.ops.native is not None,
+        }
         metafunc.parametrize("backend", [*(name for name in have if have[name]), "reference"], indirect=True)
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[str]:
+    if request.param == "cuda" and device.type == "cpu":
+        emulation.load()
     with hanops.use_backend(request.param):
         yield request.param
 

@@ -1,0 +1,130 @@
+// Torch's side of the CUDA kernels: tensors become calls, memory comes from torch's allocator, on the current stream.
+#include "han_stack.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <limits>
+
+#include "../checks.h"
+#include "plan.h"
+
+namespace hanops::cuda {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kDouble:
+      return Type::kFloat64;
+    case at::kFloat:
+      return Type::kFloat32;
+    case at::kBFloat16:
+      return Type::kBFloat16;
+    default:
+      return Type::kFloat16;
+  }
+}
+
+int as_int(int64_t size, const char* what) {
+  TORCH_CHECK_VALUE(size <= std::numeric_limits<int>::max() / 4, "han_stack: backend 'cuda' takes at most 2^29 ", what,
+                    ", got ", size);
+  return static_cast<int>(size);
+}
+
+Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+  Call call;
+  call.groups = u.dim() == 3 ? u.size(0) : 1;
+  call.features = as_int(u.size(-1), "features");
+  call.layers = as_int(u.size(-2), "layers");
+  call.abs_layers = call.layers - (final_abs || call.layers == 0 ? 0 : 1);
+  call.rows = call.groups ? x.numel() / (call.groups * call.features) : 0;
+  call.type = type_of(x);
+  call.parameter_type = type_of(u);
+  call.u = u.const_data_ptr();
+  call.b = b ? b->const_data_ptr() : nullptr;
+  return call;
+}
+
+// Sees t as (groups, rows, features) with contiguous columns: as it is where its strides allow, else as a copy, which
+// `t` then holds.
+Rows rows_of(Tensor& t, const Call& call) {
+  t = t.reshape({call.groups, call.rows, call.features});
+  if (call.features > 1 && t.stride(2) != 1) t = t.contiguous();
+  Rows rows{t.data_ptr(), t.stride(0), t.stride(1)};
+  const int64_t item = t.element_size(), address = reinterpret_cast<int64_t>(rows.data);
+  const auto in = [&](int64_t n) {
+    return call.features % n == 0 && address % (n * item) == 0 && (call.groups == 1 || rows.group_stride % n == 0) &&
+           (call.rows == 1 || rows.row_stride % n == 0);
+  };
+  rows.vector = in(4) ? 4 : in(2) ? 2 : 1;
+  return rows;
+}
+
+void launch(Direction direction, const Call& call, const Tensor& like) {
+  const Plan plan(direction, call, Device::current());
+  const Tensor workspace = at::empty({static_cast<int64_t>(plan.workspace())}, like.options().dtype(at::kByte));
+  plan.launch(workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+}
+
+OptionalTensor contiguous(const OptionalTensor& t) { return t ? OptionalTensor(t->contiguous()) : std::nullopt; }
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                             bool save) {
+  const c10::cuda::OptionalCUDAGuard guard(at::device_of(x));
+  const Tensor u_packed = u.contiguous();
+  const OptionalTensor b_packed = contiguous(b);
+  Call call = call_of(x, u_packed, b_packed, final_abs);
+  at::DimVector shape(x.sizes().begin(), x.sizes().end() - 1);
+  shape.push_back(call.abs_layers);
+  shape.push_back(chunked_sign_bytes(call.features));
+  const Tensor signs = at::empty(save ? at::IntArrayRef(shape) : at::IntArrayRef({0}), x.options().dtype(at::kByte));
+  if (call.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
+  Tensor y = at::empty_like(x, at::MemoryFormat::Contiguous);
+  if (y.numel() == 0) return {y, signs};
+  Tensor rows = x;
+  call.x = rows_of(rows, call);
+  call.y.data = y.data_ptr();
+  call.signs = save ? signs.data_ptr<uint8_t>() : nullptr;
+  launch(Direction::kForward, call, x);
+  return {y, signs};
+}
+
+std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                                                      const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                                      std::array<bool, 3> needs) {
+  const c10::cuda::OptionalCUDAGuard guard(at::device_of(dy));
+  const Tensor u_packed = u.contiguous(), signs_packed = signs.contiguous();
+  const OptionalTensor b_packed = contiguous(b);
+  Call call = call_of(dy, u_packed, b_packed, final_abs);
+  const auto output = [](const Tensor& like, bool needed) {
+    return needed ? at::empty_like(like, at::MemoryFormat::Contiguous) : at::empty({0}, like.options());
+  };
+  const Tensor dx = output(dy, needs[0]), du = output(u, needs[1]), db = output(u, needs[2]);
+  if (call.layers == 0 || dy.numel() == 0) {
+    if (needs[0]) dx.copy_(dy);
+    du.zero_();
+    db.zero_();
+    return {dx, du, db};
+  }
+  Tensor dy_rows = dy, y_rows;
+  call.dy = rows_of(dy_rows, call);
+  if (needs[1]) {
+    y_rows = *y;
+    call.y = rows_of(y_rows, call);
+  }
+  call.signs = signs_packed.data_ptr<uint8_t>();
+  call.dx = needs[0] ? dx.data_ptr() : nullptr;
+  call.du = needs[1] ? du.data_ptr() : nullptr;
+  call.db = needs[2] ? db.data_ptr() : nullptr;
+  launch(Direction::kBackward, call, dy);
+  return {dx, du, db};
+}
+
+}  // namespace hanops::cuda

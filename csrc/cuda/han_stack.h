@@ -1,0 +1,21 @@
+// The CUDA implementation of han_stack_forward and han_stack_backward, for arguments that ops.cpp has checked.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+namespace hanops::cuda {
+
+std::tuple<at::Tensor, at::Tensor> han_stack_forward(const at::Tensor& x, const at::Tensor& u,
+                                                     const std::optional<at::Tensor>& b, bool final_abs, bool save);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> han_stack_backward(const at::Tensor& dy,
+                                                                  const std::optional<at::Tensor>& y,
+                                                                  const at::Tensor& signs, const at::Tensor& u,
+                                                                  const std::optional<at::Tensor>& b, bool final_abs,
+                                                                  std::array<bool, 3> needs);
+
+}  // namespace hanops::cuda

@@ -1,0 +1,267 @@
+// The machine: fibers, the scheduler of a block, and the checks of memory.
+#include "emulator.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+// The shared memory of the running block.
+alignas(256) double hanops_shared[emulator::kSharedBytes / sizeof(double)];
+
+namespace emulator {
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+constexpr unsigned kWarp = 32;
+
+enum class State { kReady, kAtBarrier, kAtShuffle, kFinished };
+
+struct Fiber {
+  State state;
+  int line;        // where it waits
+  uint64_t value;  // in a shuffle: given, then received
+  int lane_mask;
+  bool started;
+  ucontext_t start;
+  jmp_buf resume;
+  std::unique_ptr<char[]> stack;
+};
+
+// The last accesses to a word of shared memory: thread + 1, and in which epoch, the number of barriers before it.
+struct Shadow {
+  unsigned writer = 0, reader = 0;  // reader kMany: several
+  uint64_t written = 0, read = 0;
+};
+constexpr unsigned kMany = ~0u;
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  unsigned threads = 0, current = 0;
+  jmp_buf scheduler;
+  ucontext_t scheduler_start;
+  std::exception_ptr failure;
+
+  Entry entry = nullptr;
+  const void* kernel = nullptr;
+  void** arguments = nullptr;
+
+  std::map<uintptr_t, size_t> buffers;
+  uintptr_t last_begin = 0;  // the buffer of the last access
+  size_t last_bytes = 0;
+  size_t shared_bytes = 0;
+  std::vector<Shadow> shadows;
+  uint64_t epoch = 1;  // grows from block to block, so that shadows need no reset
+};
+
+Machine machine;
+std::mutex one_launch;
+
+[[noreturn]] void fail(const std::string& what, int line) {
+  std::ostringstream text;
+  text << "CUDA emulator: " << what << ", line " << line << ", thread " << machine.current << " of block "
+       << blockIdx.x;
+  throw Fault(text.str());
+}
+
+void yield() {
+  if (_setjmp(machine.fibers[machine.current].resume) == 0) _longjmp(machine.scheduler, 1);
+}
+
+void wait(State state, int line) {
+  Fiber& fiber = machine.fibers[machine.current];
+  fiber.state = state;
+  fiber.line = line;
+  yield();
+}
+
+void run_fiber() {
+  try {
+    machine.entry(machine.kernel, machine.arguments);
+  } catch (...) {
+    machine.failure = std::current_exception();
+  }
+  machine.fibers[machine.current].state = State::kFinished;
+  _longjmp(machine.scheduler, 1);
+}
+
+void resume(unsigned thread) {
+  Fiber& fiber = machine.fibers[thread];
+  machine.current = thread;
+  threadIdx = {thread};
+  if (_setjmp(machine.scheduler) != 0) return;  // the fiber waits or has finished
+  if (fiber.started) _longjmp(fiber.resume, 1);
+  fiber.started = true;
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStackBytes;
+  fiber.start.uc_link = nullptr;
+  makecontext(&fiber.start, run_fiber, 0);
+  setcontext(&fiber.start);
+}
+
+// Lets a warp's shuffle happen once all its lanes are there.
+bool complete_shuffle(unsigned first) {
+  Fiber* lanes = &machine.fibers[first];
+  unsigned waiting = 0;
+  for (unsigned i = 0; i < kWarp; ++i) waiting += lanes[i].state == State::kAtShuffle;
+  if (waiting == 0) return false;
+  uint64_t given[kWarp];
+  for (unsigned i = 0; i < kWarp; ++i) {
+    machine.current = first + i;
+    if (lanes[i].state == State::kAtBarrier)
+      fail("divergent warp: a lane waits at a barrier, others shuffle", lanes[i].line);
+    if (lanes[i].state == State::kFinished) fail("divergent warp: a lane has finished, others shuffle", lanes[i].line);
+    if (lanes[i].line != lanes[0].line || lanes[i].lane_mask != lanes[0].lane_mask) {
+      fail("divergent warp: lanes are in different shuffles", lanes[i].line);
+    }
+    given[i] = lanes[i].value;
+  }
+  for (unsigned i = 0; i < kWarp; ++i) {
+    lanes[i].value = given[i ^ unsigned(lanes[i].lane_mask)];
+    lanes[i].state = State::kReady;
+  }
+  return true;
+}
+
+// Lets a block pass a barrier once all its threads are there; false where they all have finished.
+bool complete_barrier() {
+  unsigned finished = 0;
+  for (unsigned i = 0; i < machine.threads; ++i) finished += machine.fibers[i].state == State::kFinished;
+  if (finished == machine.threads) return false;
+  for (unsigned i = 0; i < machine.threads; ++i) {
+    Fiber& fiber = machine.fibers[i];
+    machine.current = i;
+    if (fiber.state == State::kFinished) fail("divergent barrier: a thread has finished, others wait", fiber.line);
+    if (fiber.line != machine.fibers[0].line) fail("divergent barrier: threads wait at different ones", fiber.line);
+    fiber.state = State::kReady;
+  }
+  ++machine.epoch;
+  return true;
+}
+
+void run_block() {
+  std::memset(hanops_shared, 0xff, machine.shared_bytes);  // NaN
+  for (unsigned i = 0; i < machine.threads; ++i) {
+    Fiber& fiber = machine.fibers[i];
+    if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+    fiber.state = State::kReady;
+    fiber.started = false;
+  }
+  do {
+    bool busy = true;
+    while (busy) {
+      busy = false;
+      for (unsigned first = 0; first < machine.threads; first += kWarp) {
+        do {
+          for (unsigned i = first; i < first + kWarp; ++i) {
+            if (machine.fibers[i].state != State::kReady) continue;
+            resume(i);
+            if (machine.failure) std::rethrow_exception(std::exchange(machine.failure, nullptr));
+          }
+        } while (complete_shuffle(first));
+      }
+    }
+  } while (complete_barrier());
+  ++machine.epoch;
+}
+
+bool in_shared(const void* p) {
+  const char* begin = reinterpret_cast<const char*>(hanops_shared);
+  return p >= begin && p < begin + kSharedBytes;
+}
+
+void check(const void* p, size_t bytes, size_t alignment, int line) {
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  if (address % alignment) fail("misaligned access", line);
+  if (in_shared(p)) {
+    if (address + bytes > reinterpret_cast<uintptr_t>(hanops_shared) + machine.shared_bytes) {
+      fail("access outside of shared memory", line);
+    }
+    return;
+  }
+  if (address - machine.last_begin < machine.last_bytes && bytes <= machine.last_bytes - (address - machine.last_begin))
+    return;
+  const auto next = machine.buffers.upper_bound(address);
+  if (next == machine.buffers.begin()) fail("access outside of a buffer", line);
+  const auto& [begin, size] = *std::prev(next);
+  if (address - begin + bytes > size) fail("access outside of a buffer", line);
+  machine.last_begin = begin;
+  machine.last_bytes = size;
+}
+
+template <class F>
+void for_shadows(const void* p, size_t bytes, F f) {
+  const size_t word = (static_cast<const char*>(p) - reinterpret_cast<const char*>(hanops_shared)) / 4;
+  for (size_t i = word; i < word + (bytes + 3) / 4; ++i) f(machine.shadows[i]);
+}
+
+}  // namespace
+
+void add_buffer(const void* begin, size_t bytes) { machine.buffers[reinterpret_cast<uintptr_t>(begin)] = bytes; }
+
+void remove_buffer(const void* begin) {
+  machine.buffers.erase(reinterpret_cast<uintptr_t>(begin));
+  machine.last_bytes = 0;
+}
+
+void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes) {
+  const std::lock_guard lock(one_launch);
+  if (block.x % kWarp) throw Fault("CUDA emulator: blocks of whole warps only");
+  machine.entry = entry;
+  machine.kernel = kernel;
+  machine.arguments = arguments;
+  machine.threads = block.x;
+  machine.shared_bytes = shared_bytes;
+  if (machine.fibers.size() < block.x) machine.fibers.resize(block.x);
+  if (machine.shadows.empty()) machine.shadows.resize(kSharedBytes / 4);
+  gridDim = grid;
+  blockDim = block;
+  for (unsigned i = 0; i < grid.x; ++i) {
+    blockIdx = {i};
+    run_block();
+  }
+}
+
+void barrier(int line) { wait(State::kAtBarrier, line); }
+
+uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line) {
+  if (mask != ~0u) fail("a shuffle among less than a warp", line);
+  Fiber& fiber = machine.fibers[machine.current];
+  fiber.value = value;
+  fiber.lane_mask = lane_mask;
+  wait(State::kAtShuffle, line);
+  return machine.fibers[machine.current].value;
+}
+
+void check_read(const void* p, size_t bytes, size_t alignment, int line) {
+  check(p, bytes, alignment, line);
+  if (!in_shared(p)) return;
+  const unsigned reader = machine.current + 1;
+  for_shadows(p, bytes, [&](Shadow& word) {
+    if (word.written == machine.epoch && word.writer != reader) fail("race on shared memory: read after write", line);
+    word.reader = word.read == machine.epoch && word.reader != reader ? kMany : reader;
+    word.read = machine.epoch;
+  });
+}
+
+void check_write(const void* p, size_t bytes, size_t alignment, int line) {
+  check(p, bytes, alignment, line);
+  if (!in_shared(p)) return;
+  const unsigned writer = machine.current + 1;
+  for_shadows(p, bytes, [&](Shadow& word) {
+    if (word.written == machine.epoch && word.writer != writer) fail("race on shared memory: two writes", line);
+    if (word.read == machine.epoch && word.reader != writer) fail("race on shared memory: write after read", line);
+    word.writer = writer;
+    word.written = machine.epoch;
+  });
+}
+
+}  // namespace emulator

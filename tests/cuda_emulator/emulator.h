@@ -1,0 +1,60 @@
+// A small CUDA machine on the CPU: blocks run one after another, each thread of a block is a fiber.
+//
+// It runs the kernels' own source, and reports what a GPU would not: accesses outside a buffer or not aligned, races
+// on shared memory between two barriers, barriers and shuffles that not all threads reach. The emulator's folder stands
+// before the CUDA toolkit's on the include path: cuda_runtime.h there includes this file.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+// Of the running fiber.
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+constexpr size_t kSharedBytes = 227 << 10;
+
+// What a kernel did wrong, and where.
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// How many multiprocessors the machine says it has.
+inline int processors = 1;
+
+// Memory that kernels may use. Nothing else may be touched.
+void add_buffer(const void* begin, size_t bytes);
+void remove_buffer(const void* begin);
+
+using Entry = void (*)(const void* kernel, void** arguments);
+
+// Runs a grid. `entry` calls the kernel once for each thread.
+void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes);
+
+void check_read(const void* p, size_t bytes, size_t alignment, int line);
+void check_write(const void* p, size_t bytes, size_t alignment, int line);
+void barrier(int line);
+uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line);
+
+template <class T>
+T read(const T* p, int line = __builtin_LINE()) {
+  check_read(p, sizeof(T), alignof(T), line);
+  return *p;
+}
+
+template <class T>
+void write(T* p, T value, int line = __builtin_LINE()) {
+  check_write(p, sizeof(T), alignof(T), line);
+  *p = value;
+}
+
+inline unsigned xor_and(unsigned x, unsigned y, unsigned z) { return x ^ (y & z); }
+
+}  // namespace emulator

@@ -1,0 +1,101 @@
+// Registers the CUDA ops for CPU tensors, on the emulator: csrc/cuda runs as it is, but for the layout of sign bits.
+#include <ATen/ops/zeros.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <torch/library.h>
+
+#include <mutex>
+#include <vector>
+
+#include "cuda/han_stack.h"
+#include "emulator.h"
+
+namespace hanops {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// While it lives, the given tensors and what is allocated are the memory that kernels may touch.
+class Memory : c10::Allocator {
+ public:
+  explicit Memory(std::initializer_list<const Tensor*> tensors) : lock_(one_call), base_(c10::GetCPUAllocator()) {
+    for (const Tensor* t : tensors) {
+      if (t && t->defined()) add(t->storage().data(), t->storage().nbytes());
+    }
+    c10::SetCPUAllocator(this, /*priority=*/100);
+  }
+  ~Memory() override {
+    c10::SetCPUAllocator(base_, /*priority=*/100);
+    for (const void* buffer : buffers_) emulator::remove_buffer(buffer);
+  }
+
+  c10::DataPtr allocate(size_t bytes) override {
+    c10::DataPtr data = base_->allocate(bytes);
+    add(data.get(), bytes);
+    return data;
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return base_->raw_deleter(); }
+  void copy_data(void* to, const void* from, size_t bytes) const override { base_->copy_data(to, from, bytes); }
+
+ private:
+  void add(const void* begin, size_t bytes) {
+    emulator::add_buffer(begin, bytes);
+    buffers_.push_back(begin);
+  }
+
+  static inline std::mutex one_call;
+  std::lock_guard<std::mutex> lock_;
+  c10::Allocator* base_;
+  std::vector<const void*> buffers_;
+};
+
+const Tensor* pointer(const OptionalTensor& t) { return t ? &*t : nullptr; }
+
+// Sign bits from the GPU's layout to the CPU's (hanops/signs.py), or back.
+Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
+  int64_t chunked_bytes = 4;
+  while (8 * chunked_bytes < features) chunked_bytes *= 2;
+  const int64_t packed_bytes = (features + 7) / 8;
+  at::DimVector shape(signs.sizes().begin(), signs.sizes().end());
+  shape.back() = to_cpu ? packed_bytes : chunked_bytes;
+  const Tensor source = signs.contiguous(), target = at::zeros(shape, signs.options());
+  const uint8_t* from = source.const_data_ptr<uint8_t>();
+  uint8_t* to = target.data_ptr<uint8_t>();
+  const int64_t rows = source.numel() / std::max<int64_t>(source.size(-1), 1);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < features; ++column) {
+      const int64_t chunked = row * chunked_bytes + column % chunked_bytes, packed = row * packed_bytes + column / 8;
+      const int chunked_bit = static_cast<int>(column / chunked_bytes), packed_bit = static_cast<int>(column % 8);
+      const int bit = to_cpu ? from[chunked] >> chunked_bit & 1 : from[packed] >> packed_bit & 1;
+      to[to_cpu ? packed : chunked] |= static_cast<uint8_t>(bit << (to_cpu ? packed_bit : chunked_bit));
+    }
+  }
+  return target;
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                   bool save) {
+  const Memory memory{&x, &u, pointer(b)};
+  const auto [y, signs] = cuda::han_stack_forward(x, u, b, final_abs, save);
+  return {y, save ? converted(signs, x.size(-1), true) : signs};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
+                                            const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                            std::array<bool, 3> needs) {
+  const Memory memory{&dy, pointer(y), &u, pointer(b)};
+  return cuda::han_stack_backward(dy, y, converted(signs, dy.size(-1), false), u, b, final_abs, needs);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(hanops, CPU, m) {
+  m.impl("han_stack_forward_cuda", forward);
+  m.impl("han_stack_backward_cuda", backward);
+}
+
+}  // namespace hanops
+
+// For tests, by ctypes.
+extern "C" __attribute__((visibility("default"))) void set_processors(int count) { emulator::processors = count; }

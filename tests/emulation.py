@@ -1,0 +1,43 @@
+"""Builds and loads the CUDA emulator (tests/cuda_emulator), which runs the CUDA kernels on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import hanops
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "cmake"
+
+
+def build(*targets: str) -> None:
+    """Builds targets of CMakeLists.txt beside the extension module, or raises RuntimeError with what went wrong."""
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake = shutil.which("cmake", path=tools)
+    assert cmake is not None
+    command = [cmake, "--build", str(BUILD), "--target", *targets]
+    done = subprocess.run(command, env={**os.environ, "PATH": tools}, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+
+
+def available() -> bool:
+    """Tells whether the native code was built here, so that the emulator can be."""
+    return hanops.ops.native is not None and (BUILD / "CMakeCache.txt").exists()
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Returns the emulator, with which backend 'cuda' takes tensors on the CPU."""
+    build("cuda_emulator")
+    library = BUILD / "libcuda_emulator.so"
+    torch.ops.load_library(library)
+    return ctypes.CDLL(str(library))

@@ -222,6 +222,7 @@ void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 b
   machine.shared_bytes = shared_bytes;
   if (machine.fibers.size() < block.x) machine.fibers.resize(block.x);
   if (machine.shadows.empty()) machine.shadows.resize(kSharedBytes / 4);
+  ++launches;
   gridDim = grid;
   blockDim = block;
   for (unsigned i = 0; i < grid.x; ++i) {

@@ -29,6 +29,9 @@ struct Fault : std::runtime_error {
 // How many multiprocessors the machine says it has.
 inline int processors = 1;
 
+// Grids that it has run.
+inline int launches = 0;
+
 // Memory that kernels may use. Nothing else may be touched.
 void add_buffer(const void* begin, size_t bytes);
 void remove_buffer(const void* begin);

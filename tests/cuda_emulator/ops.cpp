@@ -4,10 +4,12 @@
 #include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
+#include <cstdio>
 #include <mutex>
 #include <vector>
 
 #include "cuda/han_stack.h"
+#include "cuda/plan.h"
 #include "emulator.h"
 
 namespace hanops {
@@ -97,5 +99,25 @@ TORCH_LIBRARY_IMPL(hanops, CPU, m) {
 
 }  // namespace hanops
 
-// For tests, by ctypes.
-extern "C" __attribute__((visibility("default"))) void set_processors(int count) { emulator::processors = count; }
+// ---- for tests, by ctypes
+
+#define HANOPS_EXPORT extern "C" __attribute__((visibility("default")))
+
+HANOPS_EXPORT void set_processors(int count) { emulator::processors = count; }
+
+HANOPS_EXPORT int launches() { return emulator::launches; }
+
+// Writes how a call with all gradients would run.
+HANOPS_EXPORT void describe_plan(long long rows, int features, int layers, int backward, int wide, char* text,
+                                 int capacity) {
+  using namespace hanops::cuda;
+  int something;
+  Call call;
+  call.rows = rows;
+  call.features = features;
+  call.layers = call.abs_layers = layers;
+  call.type = call.parameter_type = wide ? Type::kFloat64 : Type::kFloat32;
+  if (backward) call.du = call.db = call.dx = call.y.data = &something;
+  const Plan plan(backward ? Direction::kBackward : Direction::kForward, call, Device::current());
+  std::snprintf(text, capacity, "%s", plan.describe().c_str());
+}

@@ -1,0 +1,294 @@
+"""What only the CUDA backend has: its tiles and launches, its emulator, what nvcc and ptxas make of it."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import emulation
+import pytest
+import torch
+from accuracy import check, problem
+
+import hanops
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
+import resources  # noqa: E402
+
+WIDTHS = [30, 64, 100, 200, 512, 1000, 2000, 4096, 8000]
+emulated = pytest.mark.skipif(not emulation.available(), reason="the native code was not built here")
+has_nvcc = shutil.which("nvcc") is not None
+needs_nvcc = pytest.mark.skipif(not has_nvcc, reason="nvcc is not on the path: the CUDA kernels are not compiled here")
+
+
+def stack(x, u, b, final_abs):
+    return hanops.han_stack(x, u, b, final_abs=final_abs)
+
+
+@pytest.fixture
+def emulator(device):
+    if device.type != "cpu":
+        pytest.skip("the emulator is for machines without a GPU")
+    library = emulation.load()
+    with hanops.use_backend("cuda"):
+        yield library
+    library.set_processors(1)
+
+
+def plan(library: ctypes.CDLL, rows: int, features: int, layers: int, *, backward: bool, wide: bool = False) -> str:
+    text = ctypes.create_string_buffer(1000)
+    library.describe_plan(ctypes.c_longlong(rows), features, layers, int(backward), int(wide), text, len(text))
+    return text.value.decode()
+
+
+# ---- tiles: a tall one for many rows, a loose one for few, streaming for what neither holds
+
+
+@emulated
+@pytest.mark.parametrize("features", WIDTHS)
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+def test_tall_tiles(emulator, features, storage):
+    """Enough rows to fill the emulator's one processor with tall tiles, and more than one round for their teams."""
+    rows = {30: 1100, 64: 600, 100: 400, 200: 300}.get(features, 150 if features <= 1000 else 21)
+    for backward in (False, True):
+        told = plan(emulator, rows, features, 3, backward=backward)
+        assert re.match(r"(2|4|8|16) rows, ", told), told
+    check(stack, problem(rows, features, 3, storage))
+
+
+@emulated
+@pytest.mark.parametrize("features", [1, 30, 64, 100, 200, 512, 1000, 2000, 4096])
+@pytest.mark.parametrize("storage", [torch.float32, torch.float64, torch.float16])
+def test_loose_tiles(emulator, features, storage):
+    """With many processors a few rows are spread over loose tiles."""
+    emulator.set_processors(1000)
+    for backward in (False, True):
+        told = plan(emulator, 9, features, 3, backward=backward, wide=storage == torch.float64)
+        assert told.startswith("1 row, 8 x 1 columns a lane"), told
+    check(stack, problem(9, features, 3, storage))
+
+
+@emulated
+def test_what_is_streamed(emulator):
+    for backward in (False, True):
+        assert "streamed" not in plan(emulator, 9, 8192, 3, backward=backward)
+        assert plan(emulator, 9, 8193, 3, backward=backward).startswith("rows streamed")
+        assert plan(emulator, 9, 4097, 3, backward=backward, wide=True).startswith("rows streamed")
+
+
+@emulated
+@pytest.mark.parametrize("processors", [1, 7])
+def test_groups_and_partial_sums(emulator, processors):
+    """Several partial sums of each group, more teams than tiles, rounds in which a team has no rows."""
+    emulator.set_processors(processors)
+    for groups, rows, features in ((3, 70, 200), (2, 33, 1000), (5, 200, 30)):
+        check(stack, problem(rows, features, 4, torch.float32, groups=groups))
+
+
+@emulated
+@pytest.mark.parametrize(("rows", "features", "layers", "launches"), [(100, 30, 20, 1), (1, 1, 1, 1), (32, 200, 9, 1)])
+def test_small_stacks_take_one_launch_each_way(emulator, rows, features, layers, launches):
+    emulator.set_processors(132)
+    x, u = torch.randn(rows, features, requires_grad=True), torch.randn(layers, features, requires_grad=True)
+    before = emulator.launches()
+    y = stack(x, u, None, True)
+    between = emulator.launches()
+    y.sum().backward()
+    assert (between - before, emulator.launches() - between) == (launches, launches)
+
+
+@emulated
+def test_same_bits_in_every_run(emulator):
+    emulator.set_processors(5)
+    p = problem(300, 200, 4, torch.float32)
+    first, second = p.run(stack), p.run(stack)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@emulated
+def test_a_row_does_not_depend_on_its_place(emulator):
+    p = problem(333, 100, 4, torch.float32)
+    y = stack(p.x, p.u, p.b, True)
+    assert torch.equal(stack(p.x.flip(0), p.u, p.b, True).flip(0), y)
+
+
+@emulated
+def test_strides_beyond_32_bits(emulator):
+    torch.use_deterministic_algorithms(False)  # poisoning 4 GiB takes longer than the test
+    x = torch.empty(2**31 + 2048, dtype=torch.bfloat16).as_strided((2, 1000), (2**31, 1)).copy_(torch.randn(2, 1000))
+    u = torch.randn(2, 1000)
+    assert torch.equal(stack(x, u, None, True), stack(x.contiguous(), u, None, True))
+
+
+# ---- the emulator finds what a GPU would not tell
+
+
+BROKEN = {
+    "removed barrier": (
+        r"(write\(half \+ warp \* N \+ i \+ turn\(\), v\[i\]\);\n    \}\n)    __syncthreads\(\);\n",
+        r"\1",
+        "race on shared memory: read after write",
+    ),
+    "load off by one": (
+        r"items\[j\] = read\(row \+ first \+ j\)",
+        "items[j] = read(row + first + j + 1)",
+        "outside of",
+    ),
+    "store off by one": (
+        r"write\(row \+ first \+ j, items\[j\]\)",
+        "write(row + first + j + 1, items[j])",
+        "access outside of a buffer",
+    ),
+    "divergent barrier": (
+        r"    __syncthreads\(\);\n(#pragma unroll\n    for \(int i = 0; i < N; i \+= F\) \{\n      v\[i\] = read)",
+        r"    if (threadIdx.x < 32)\n__syncthreads();\nelse\n__syncthreads();\n\1",
+        "divergent barrier: threads wait at different ones",
+    ),
+    "divergent shuffle": (r"if \(last\) return;", "if (last || threadIdx.x == 3) return;", "divergent warp"),
+    "misaligned load": (
+        r"read_vector\(w_m, w \+ m \* stride\);",
+        "read_vector(w_m, w + m * stride + 1);",
+        "misaligned",
+    ),
+    "unordered halves": (r"half_ \^= 1;", "", "race on shared memory: write after read"),
+}
+
+
+def compile_broken(folder: Path, name: str) -> Path:
+    """Compiles the stand-alone program from a copy of the kernels with one edit, for the emulator."""
+    pattern, replacement, _ = BROKEN[name]
+    shutil.copytree(ROOT / "csrc" / "cuda", folder / "cuda")
+    file = folder / "cuda" / "han_stack.cuh"
+    edited, edits = re.subn(pattern, replacement, file.read_text())
+    assert edits >= 1, f"{name}: the kernels no longer have what this test breaks"
+    file.write_text(edited)
+    sources = ROOT / "tests" / "cuda_emulator"
+    include = ["-I", sources, "-I", folder, "-isystem", Path(torch.__file__).parent / "include"]
+    objects = [
+        next(emulation.BUILD.glob(f"CMakeFiles/*/tests/cuda_emulator/{stem}.cpp.o")) for stem in ("profile", "emulator")
+    ]
+    compiler = [os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-w", "-Wno-psabi"]
+    program = folder / "profile"
+    subprocess.run([*compiler, *include, sources / "kernels.cpp", *objects, "-o", program], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> dict[str, Path]:
+    """The stand-alone program with each of the broken kernels."""
+    emulation.build("emulated_profile")
+    with ThreadPoolExecutor(2) as pool:
+        folders = [tmp_path_factory.mktemp("broken") for _ in BROKEN]
+        return dict(zip(BROKEN, pool.map(compile_broken, folders, BROKEN), strict=True))
+
+
+@emulated
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_broken_kernels_are_caught(broken, name):
+    sizes = ["--features", "2047", "--rows", "20", "--depth", "3", "--dtype", "float32", "--repeats", "1"]
+    done = subprocess.run([broken[name], *sizes], capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    assert "CUDA emulator: " in done.stderr
+    assert BROKEN[name][2] in done.stderr
+
+
+@emulated
+def test_profile_program_runs():
+    emulation.build("emulated_profile")
+    program = emulation.BUILD / "emulated_profile"
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        sizes = ["--features", "100", "--rows", "40", "--depth", "2", "--groups", "2", "--dtype", dtype]
+        done = subprocess.run([program, *sizes, "--repeats", "1"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len(re.findall(r"(?:inference|forward|backward) +[\d.]+ us", done.stdout)) == 3
+    wrong = subprocess.run([program, "--dtype", "int8"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "--dtype must be" in wrong.stderr
+
+
+# ---- compiled without a GPU
+
+
+@needs_nvcc
+@emulated
+def test_every_tile_compiles_for_sm_90_without_a_spill():
+    emulation.build("kernels_sm_90")
+    kernels = resources.read_report(emulation.BUILD / "cuda" / "sm_90.txt")
+    assert len(kernels) == 2 * (9 + 9 + 2 * 2) + 2 * (3 + 6)
+    assert all(k.registers > 0 for k in kernels)
+    assert not [k for k in kernels if k.stack or k.spill_stores or k.spill_loads]
+
+
+@needs_nvcc
+@emulated
+def test_launches_compile_against_the_cuda_headers():
+    """Torch's side of the launches, and the stand-alone program, where no GPU is."""
+    emulation.build("cuda_glue", "han_stack_profile")
+    done = subprocess.run([emulation.BUILD / "han_stack_profile", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--features" in done.stdout
+
+
+# ---- on a GPU
+
+
+@pytest.fixture
+def gpu(backend, device):
+    if device.type != "cuda" or backend == "reference":
+        pytest.skip("needs a GPU: --device cuda")
+    return device
+
+
+def test_in_a_cuda_graph(gpu):
+    p = problem(64, 200, 5, torch.float32, device=gpu)
+    x, u, b = (t.contiguous() for t in p.inputs())
+    wanted = torch.autograd.grad(stack(x, u, b, True), (x, u, b), p.dy)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = torch.autograd.grad(stack(x, u, b, True), (x, u, b), p.dy)
+    for t in got:
+        t.detach().fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    for a, c in zip(got, wanted, strict=True):
+        assert torch.equal(a, c)
+
+
+def test_on_another_stream(gpu):
+    p = problem(4096, 1024, 8, torch.float32, device=gpu)
+    wanted = stack(p.x, p.u, p.b, True)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        x = p.x * 0
+        torch.cuda._sleep(10_000_000)
+        x.copy_(p.x)
+        got = stack(x, p.u, p.b, True)
+    stream.synchronize()
+    assert torch.equal(got, wanted)
+
+
+def test_on_another_device_than_the_current(gpu):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    p = problem(100, 200, 3, torch.float32, device="cuda:1")
+    with torch.cuda.device(0):
+        check(stack, p)
+        assert torch.cuda.current_device() == 0
+
+
+def test_no_synchronisation(gpu):
+    p = problem(64, 200, 5, torch.float32, device=gpu)
+    inputs = p.inputs()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(stack(*inputs, True), inputs, p.dy)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

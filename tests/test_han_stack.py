@@ -92,6 +92,41 @@ def test_grouped(backend, device, dtype, groups, rows):
             assert_same(got[name][g], value, exactly=backend == "cpu" and name == "y")
 
 
+@pytest.mark.parametrize("features", [5000, 8193, 16384, 20000])
+@pytest.mark.parametrize("final_abs", [True, False])
+def test_wide_rows(backend, device, features, final_abs):
+    """Wider than what a GPU's registers hold, for all or for du and db."""
+    check(stack, problem(2, features, 2, torch.float32, final_abs=final_abs, device=device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_wide_grouped_rows(backend, device, dtype):
+    check(stack, problem(1, 17000, 2, dtype, groups=2, device=device))
+
+
+def test_widest_rows(backend, device, interpreted):
+    p = problem(1, 65536, 2, torch.float32, device=device)
+    p.u.requires_grad_(not interpreted)
+    y = hanops.han_stack(p.x, p.u, p.b)
+    torch.testing.assert_close(y, reference.han_stack(p.x, p.u, p.b))
+    if not interpreted:
+        (du,) = torch.autograd.grad(y, p.u, p.dy)
+        (wanted,) = torch.autograd.grad(reference.han_stack(p.x, p.u, p.b), p.u, p.dy)
+        assert relative(du, wanted.double()) < 1e-5
+
+
+@pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+@pytest.mark.parametrize("features", [5000, 17000])
+def test_needs_of_wide_rows(backend, device, features, needs):
+    p = problem(2, features, 2, torch.float32, device=device)
+    y, signs = torch.ops.hanops.han_stack_forward_reference(p.x, p.u, p.b, True, True)
+    arguments = (p.dy, y, signs, p.u, p.b, True, list(map(bool, needs)))
+    got = torch.ops.hanops.han_stack_backward(*arguments)
+    wanted = torch.ops.hanops.han_stack_backward_reference(*arguments)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 70),
@@ -298,14 +333,14 @@ def test_strided_parameters(backend, device):
     torch.testing.assert_close(stack(p.x, u, b), stack(p.x, u.contiguous(), b.contiguous()))
 
 
-def test_more_than_two_to_the_31_elements():
-    if hanops.ops.native is None:
-        pytest.skip("minutes long without native code")
+def test_more_than_two_to_the_31_elements(backend, device):
+    if device.type == "cpu" and backend != "cpu":
+        pytest.skip("minutes long in plain torch, and hours in an interpreter")
     features = 1024
     rows = 2**31 // features + 8
-    x = torch.randn(1, features, dtype=torch.bfloat16).expand(rows, features)
+    x = torch.randn(1, features, dtype=torch.bfloat16, device=device).expand(rows, features)
     torch.use_deterministic_algorithms(False)  # poisoning 4 GiB takes longer than the test
-    y = stack(x, torch.randn(1, features, dtype=torch.bfloat16), None)
+    y = stack(x, torch.randn(1, features, dtype=torch.bfloat16, device=device), None)
     assert torch.equal(y[-1], y[0])
     assert torch.equal(y[rows // 2], y[0])
 
@@ -458,3 +493,31 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype):
         part = Problem(p.x[begin:end], p.u, p.b, p.dy[begin:end]).run(stack)
         assert torch.equal(part["y"], full["y"][begin:end])
         assert torch.equal(part["dx"], full["dx"][begin:end])
+
+
+# ---- training
+
+
+def losses(backend: str, device: torch.device, steps: int) -> list[float]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 16), hanops.HanStack(16, depth=4), torch.nn.Linear(16, 1))
+    x = torch.rand(64, 2) * 2 - 1
+    target = torch.sign(x.prod(dim=1, keepdim=True))
+    model, x, target = model.to(device), x.to(device), target.to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    history = []
+    with hanops.use_backend(backend):
+        for _ in range(steps):
+            loss = (model(x) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+    return history
+
+
+def test_training_goes_alike_on_all_backends(backend, device):
+    """50 steps, and the losses stay with those of plain torch to float32 rounding."""
+    got, wanted = losses(backend, device, 50), losses("reference", device, 50)
+    assert wanted[-1] < wanted[0]
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-5)

@@ -10,10 +10,10 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench gpu test lint format clean build sdist readme help
+.PHONY: bench gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build sdist readme help
 
 help:  ## print the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
 
 # torch comes first and alone: with it installed, no other package asks for another build of it.
 $(STAMP): constraints.txt
@@ -34,23 +34,48 @@ $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
 bench: build  ## the quick benchmark: HanStack against Linear + ReLU, eager Han layers and torch.compile
 	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q
 
-# With PYTHON's own packages and no network; what is measured is rewritten after each row, RESUME=1 goes on.
+# On a GPU: PYTHON's own packages and no network. What is measured is rewritten after each row, RESUME=1 goes on.
 DEVICE ?= cuda
 OUT ?= $(if $(filter cpu,$(DEVICE)),build/rehearsal,benchmarks/results)
 GPU_PYTHON = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
-GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_triton.py -k training,tests)
+GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_han_stack.py -k training,tests)
+GPU_CMAKE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
+CAPABILITY = $(GPU_PYTHON) -c "import torch; c = torch.cuda.get_device_capability(); print(f'{c[0]}.{c[1]}')"
 
-gpu: $(if $(filter cpu,$(DEVICE)),build)  ## on a machine with an NVIDIA GPU: build, test and measure (DEVICE=cpu rehearses)
+gpu:  ## on a machine with an NVIDIA GPU, all of the following; DEVICE=cpu rehearses
+	@status=0; for verb in gpu-build gpu-test gpu-tools gpu-bench; do \
+		$(MAKE) --no-print-directory $$verb || status=$$?; \
+	done; exit $$status
+
+gpu-build: $(if $(filter cpu,$(DEVICE)),build)  ## build the native code for this machine's GPU
 	@echo "==> building what this machine can build"
-	@$(GPU_PYTHON) setup.py --quiet build_ext --inplace || \
+	@export TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(CAPABILITY) 2>/dev/null)}"; \
+	$(GPU_PYTHON) setup.py --quiet build_ext --inplace || \
 		echo "==> no native code: the ops run from Python, on Triton's kernels"
+
+gpu-test: gpu-build  ## test every path on the GPU
 	@echo "==> tests on $(DEVICE)"
-	@status=0; export TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0); \
-	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -q --device $(DEVICE) || status=$$?; \
-	echo "==> measurements, to $(OUT)"; \
-	$(GPU_PYTHON) -m pytest benchmarks/bench_gpu.py --benchmark-only -q --device $(DEVICE) --results $(OUT) \
-		--seconds 480 $(if $(RESUME),--resume) || status=$$?; \
-	exit $$status
+	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest $(GPU_TESTS) -q --device $(DEVICE)
+
+gpu-tools: gpu-build  ## run the CUDA kernels under compute-sanitizer and Nsight Compute, where they are
+	@echo "==> NVIDIA's tools, to $(OUT)"
+	@if test $(DEVICE) = cpu; then program=emulated_profile; options=; else program=han_stack_profile; \
+		case $$($(CAPABILITY)) in 8.*) options=80;; 9.*) options=90;; *) options=100;; esac; fi; \
+	$(GPU_CMAKE) -S . -B build/cmake $${options:+-DHANOPS_PROFILE=$$options} > build/cmake/profile.log && \
+	$(GPU_CMAKE) --build build/cmake --target $$program >> build/cmake/profile.log || \
+		{ tail -20 build/cmake/profile.log; exit 1; }; \
+	$(GPU_PYTHON) benchmarks/gpu_tools.py build/cmake/$$program --results $(OUT) \
+		$(if $(filter cpu,$(DEVICE)),--rehearse)
+
+gpu-bench: gpu-build  ## measure on the GPU, for at most 8 minutes
+	@echo "==> measurements, to $(OUT)"
+	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest benchmarks/bench_gpu.py \
+		--benchmark-only -q --device $(DEVICE) --results $(OUT) --seconds 480 $(if $(RESUME),--resume)
+
+kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, stack frames and spills
+	@$(GPU_CMAKE) --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
+		{ cat build/cmake/kernels.log; exit 1; }
+	@$(PY) csrc/cuda/resources.py build/cmake/cuda/sm_80.txt build/cmake/cuda/sm_90.txt build/cmake/cuda/sm_100.txt
 
 test: build  ## all tests
 	@$(PY) -m pytest -q --doctest-modules --durations=10

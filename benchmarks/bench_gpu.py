@@ -1,10 +1,14 @@
-"""What `make gpu` measures on a GPU, in order of importance; DEVICE=cpu rehearses it in Triton's interpreter."""
+"""What `make gpu` measures on a GPU, in order of importance; DEVICE=cpu rehearses it, interpreted and emulated.
+
+"HanStack" runs on the preferred backend, "HanStack, triton" and the like on the others that are there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
 
+import emulation
 import pytest
 import torch
 from cases import Case
@@ -13,6 +17,7 @@ from rivals import EagerHanStack, compiled, linear
 from torch import Tensor, nn
 
 import hanops
+from hanops import backends
 
 pytestmark = pytest.mark.benchmark(timer=Replay.clock)
 
@@ -23,8 +28,13 @@ STACKS = [Case(2**25 // d, d, 16, dtype) for d in (1024, 4096, 256) for dtype in
 SMALL = [Case(100, 30, 20, torch.float32), Case(256, 784, 20, torch.float32), Case(1, 1024, 16, torch.bfloat16)]
 DIRECTIONS = {"forward": 1.0, "forward + backward": 2.5}  # copies that cannot be avoided: x, y; then y, dy, dx
 
+OTHER = "HanStack, {}"
 MODULES: dict[str, Callable[[Case], nn.Module]] = {
     "HanStack": lambda c: hanops.HanStack(c.features, c.layers, dtype=c.dtype),
+    **{
+        OTHER.format(name): lambda c: hanops.HanStack(c.features, c.layers, dtype=c.dtype)
+        for name in ("cuda", "triton")
+    },
     "compiled eager Han": lambda c: compiled(EagerHanStack(c.features, c.layers, c.dtype)),
     "Linear + ReLU, as deep": lambda c: nn.Sequential(*(linear(c.features, c.dtype) for _ in range(c.layers))),
     "Linear + ReLU, one layer": lambda c: linear(c.features, c.dtype),
@@ -41,6 +51,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if chosen == "cuda" and not torch.cuda.is_available():
         pytest.fail("torch sees no GPU")
     return torch.device(chosen)
+
+
+def backends_of(case: Case, device: torch.device) -> dict[str, str]:
+    """Returns the GPU's backends that are there by the names of their rows, the preferred one first."""
+    if device.type == "cpu" and emulation.available():
+        emulation.load()
+    there = [name for name in ("cuda", "triton") if backends.missing(name) is None]
+    sizes = (case.dtype, case.features, case.layers, case.rows)
+    preferred = backends.select(device, *sizes) if device.type == "cuda" else there[0]
+    return {"HanStack": preferred} | {OTHER.format(name): name for name in there if name != preferred}
 
 
 @contextmanager
@@ -90,56 +110,72 @@ def time_all(calls: dict[str, Callable[[], object]], device: torch.device, secon
     return interleave(calls, seconds, measure=seconds_on_device, turn=1e-3)
 
 
+def on_backend(name: str, call: Callable[[], object]) -> Callable[[], object]:
+    """Returns `call` as it runs on a backend."""
+
+    def switched() -> object:
+        with hanops.use_backend(name):
+            return call()
+
+    return switched
+
+
 def time_copies(case: Case, device: torch.device) -> Samples:
     """Times one layer against copies of the same bytes, in the same turns."""
-    with hanops.use_backend("triton"):
-        x, dy = case.input(device=device), case.input(grad=False, device=device)
-        target, source = torch.empty_like(dy), x.detach()
-        module = hanops.HanStack(case.features, case.layers, dtype=case.dtype).to(device)
+    x, dy = case.input(device=device), case.input(grad=False, device=device)
+    target, source = torch.empty_like(dy), x.detach()
+    module = hanops.HanStack(case.features, case.layers, dtype=case.dtype).to(device)
 
-        def forward() -> Tensor:
-            with torch.no_grad():
-                return module(x)
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return module(x)
 
-        calls: dict[str, Callable[[], object]] = {
-            "copy": lambda: target.copy_(source),
-            "forward": forward,
-            "forward + backward": step_of(module, x, dy),
-        }
-        return time_all(calls, device, 2.0)
+    calls: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(source)}
+    for row, name in backends_of(case, device).items():
+        calls[f"{row}, forward"] = on_backend(name, forward)
+        calls[f"{row}, forward + backward"] = on_backend(name, step_of(module, x, dy))
+    return time_all(calls, device, 2.0)
 
 
 def time_rivals(case: Case, device: torch.device) -> tuple[Samples, dict[str, int]]:
     """Times training steps of all rivals, plain and as graph replays, and reads their peak memory."""
     x, dy = case.input(device=device), case.input(grad=False, device=device)
+    there = backends_of(case, device)
     calls: dict[str, Callable[[], object]] = {}
     peaks: dict[str, int] = {}
-    with hanops.use_backend("triton"):
-        for name in RIVALS:
-            with_tf32 = name.endswith(", TF32")
-            if with_tf32 and case.dtype != torch.float32:
-                continue
-            module = MODULES[name.removesuffix(", TF32")](case).to(device)
-            plain = step_of(module, x, dy)
+    for name in RIVALS:
+        with_tf32 = name.endswith(", TF32")
+        if (with_tf32 and case.dtype != torch.float32) or (name.startswith("HanStack") and name not in there):
+            continue
+        module = MODULES[name.removesuffix(", TF32")](case).to(device)
+        plain = step_of(module, x, dy)
 
-            def step(plain: Callable[[], object] = plain, with_tf32: bool = with_tf32) -> None:
-                with tf32(with_tf32):
-                    plain()
+        def step(plain: Callable[[], object] = plain, with_tf32: bool = with_tf32) -> None:
+            with tf32(with_tf32):
+                plain()
 
-            calls[name] = step
-            if device.type == "cuda":
-                peaks[name] = peak_bytes(step)
-                calls[name + ", graph"] = replayed(step)
-        return time_all(calls, device, 4.0), peaks
+        calls[name] = on_backend(there[name], step) if name in there else step
+        if device.type == "cuda":
+            peaks[name] = peak_bytes(calls[name])
+            calls[name + ", graph"] = replayed(calls[name])
+    return time_all(calls, device, 4.0), peaks
 
 
-@pytest.mark.parametrize("what", ["copy", *DIRECTIONS])
+COPY_ROWS = [
+    f"{row}, {way}" for row in ("HanStack", OTHER.format("cuda"), OTHER.format("triton")) for way in DIRECTIONS
+]
+
+
+@pytest.mark.parametrize("what", ["copy", *COPY_ROWS])
 @pytest.mark.parametrize("case", COPIES, ids=str)
 def test_one_layer_against_a_copy(timed, report, device, case, what):
     case = case if device.type == "cuda" else case.rehearsed()
     samples = timed(f"copy {case}", lambda: time_copies(case, device))
+    if what not in samples:
+        pytest.skip("a backend that is not here")
+    copies = next((DIRECTIONS[way] for way in reversed(DIRECTIONS) if what.endswith(way)), 1.0)
     nbytes = 2 * case.rows * case.features * case.dtype.itemsize
-    figures = {"bytes_moved": nbytes * DIRECTIONS.get(what, 1.0), "copies": DIRECTIONS.get(what, 1.0)}
+    figures = {"bytes_moved": nbytes * copies, "copies": copies}
     report(f"one layer, {case}", samples[what], kind="copy", rival=what, **figures)
 
 
@@ -149,5 +185,5 @@ def test_training_step(timed, report, device, case, rival):
     case = case if device.type == "cuda" else case.rehearsed()
     samples, peaks = timed(f"step {case}", lambda: time_rivals(case, device))
     if rival not in samples:
-        pytest.skip("not for this type or device")
+        pytest.skip("not for this type, or not here")
     report(f"training step, {case}", samples[rival], kind="step", rival=rival, peak_bytes=peaks.get(rival))

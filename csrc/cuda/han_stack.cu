@@ -13,11 +13,10 @@ using Kernel = void (*)(Call);
 
 // A tile as the plan sees it.
 struct Rung {
-  int columns;  // of the tile; 0: any, up to kLooseColumns
-  int rows, chunks, vector, lanes, warps;
-  int warps_per_processor;  // that its registers leave room for
-  bool sums;                // backward: sums du and db, and leaves no coefficients
-  Kernel kernels[2];        // forward: without and with sign bits; backward: without and with du
+  int rows, chunks, vector, lanes, warps;  // of a team, as in Tile; no lanes: as many as a row needs
+  int warps_per_processor;                 // that its registers leave room for
+  bool sums;                               // backward: sums du and db, and leaves no coefficients
+  Kernel kernels[2];                       // forward: without and with sign bits; backward: without and with du
 };
 
 namespace {
@@ -29,62 +28,56 @@ constexpr int kStreamThreads = Stream<float>::kThreads, kSliceThreads = 128, kLa
 constexpr int kFillingThreads = 128;  // of a processor; with fewer in tall tiles, a call is better off in loose ones
 constexpr int kFewParts = 16;         // that `finish` adds up itself
 
-template <class Tile>
-constexpr Rung forward_rung(int warps_per_processor) {
-  return {Tile::E * Tile::T * Tile::W,
-          Tile::R,
-          Tile::K,
-          Tile::V,
-          Tile::T,
-          Tile::W,
-          warps_per_processor,
-          false,
-          {forward<Tile, false>, forward<Tile, true>}};
+template <class A, int R, int K, int V, int T, int W>
+constexpr Rung forward_rung(int warps_per_processor = 8) {
+  using Own = Tile<A, R, K, V, T, W>;
+  return {R, K, V, T, W, warps_per_processor, false, {forward<Own, false>, forward<Own, true>}};
 }
 
-template <class Tile, bool kSums = true>
-constexpr Rung backward_rung(int warps_per_processor) {
-  return {Tile::E * Tile::T * Tile::W,
-          Tile::R,
-          Tile::K,
-          Tile::V,
-          Tile::T,
-          Tile::W,
-          warps_per_processor,
-          kSums,
-          {backward<Tile, false, kSums>, backward<Tile, true, kSums>}};
+template <class A, int R, int K, int V, int T, int W, bool kSums = true>
+constexpr Rung backward_rung(int warps_per_processor = 8) {
+  using Own = Tile<A, R, K, V, T, W>;
+  return {R, K, V, T, W, warps_per_processor, kSums, {backward<Own, false, kSums>, backward<Own, true, kSums>}};
 }
 
-// Tall tiles, for float32 arithmetic and many rows, by the width that they hold. Chosen by what ptxas makes of them
-// (`make kernels`), not by a measurement: no spills, and as many rows as the registers hold, because v and b are read
-// once for all rows of a tile.
-//                                  R  K  V  T   W
-const Rung kForward[] = {
-    forward_rung<Tile<float, 8, 8, 2, 2, 1>>(8),  forward_rung<Tile<float, 4, 8, 4, 2, 1>>(8),
-    forward_rung<Tile<float, 4, 8, 4, 4, 1>>(8),  forward_rung<Tile<float, 4, 8, 4, 8, 1>>(8),
-    forward_rung<Tile<float, 4, 8, 4, 16, 1>>(8), forward_rung<Tile<float, 4, 8, 4, 32, 1>>(8),
-    forward_rung<Tile<float, 8, 8, 2, 32, 4>>(8), forward_rung<Tile<float, 8, 8, 2, 32, 8>>(8),
-    forward_rung<Tile<float, 4, 8, 4, 32, 8>>(8),
+// clang-format off
+
+// Tall tiles, for float32 arithmetic and many rows: one for each width. Not measured on a GPU: chosen by what ptxas makes
+// of them (`make kernels`), no spills, and as many rows as the registers hold, since w and b are read once for all rows
+// of a tile.
+const Rung kForward[] = {                        // columns up to
+    forward_rung<float, 8, 8, 2,  2, 1>(),       //   32
+    forward_rung<float, 4, 8, 4,  2, 1>(),       //   64
+    forward_rung<float, 4, 8, 4,  4, 1>(),       //  128
+    forward_rung<float, 4, 8, 4,  8, 1>(),       //  256
+    forward_rung<float, 4, 8, 4, 16, 1>(),       //  512
+    forward_rung<float, 4, 8, 4, 32, 1>(),       // 1024
+    forward_rung<float, 8, 8, 2, 32, 4>(),       // 2048
+    forward_rung<float, 8, 8, 2, 32, 8>(),       // 4096
+    forward_rung<float, 4, 8, 4, 32, 8>(),       // 8192
 };
 const Rung kBackward[] = {
-    backward_rung<Tile<float, 16, 1, 4, 8, 1>>(8),        backward_rung<Tile<float, 16, 1, 4, 16, 1>>(8),
-    backward_rung<Tile<float, 16, 1, 4, 32, 1>>(8),       backward_rung<Tile<float, 16, 1, 4, 32, 2>>(8),
-    backward_rung<Tile<float, 16, 1, 4, 32, 4>>(8),       backward_rung<Tile<float, 16, 1, 4, 32, 8>>(8),
-    backward_rung<Tile<float, 8, 2, 4, 32, 8>>(8),        backward_rung<Tile<float, 4, 4, 4, 32, 8>>(8),
-    backward_rung<Tile<float, 2, 8, 4, 32, 8>, false>(8),
+    backward_rung<float, 16, 1, 4,  8, 1>(),     //   32
+    backward_rung<float, 16, 1, 4, 16, 1>(),     //   64
+    backward_rung<float, 16, 1, 4, 32, 1>(),     //  128
+    backward_rung<float, 16, 1, 4, 32, 2>(),     //  256
+    backward_rung<float, 16, 1, 4, 32, 4>(),     //  512
+    backward_rung<float, 16, 1, 4, 32, 8>(),     // 1024
+    backward_rung<float,  8, 2, 4, 32, 8>(),     // 2048
+    backward_rung<float,  4, 4, 4, 32, 8>(),     // 4096
+    backward_rung<float,  2, 8, 4, 32, 8, false>(),  // 8192: too few rows to pay for their partial sums
 };
 
-// Loose tiles, one row and 8 columns a lane, for few rows, where latency counts, and for float64.
-template <class A>
-const Rung kLooseForward = forward_rung<Tile<A, 1, 8, 1, 0, 0>>(16);
-template <class A>
-const Rung kLooseBackward = backward_rung<Tile<A, 1, 8, 1, 0, 0>>(16);
+// Loose tiles, one row and 8 columns a lane, up to kLooseColumns: for few rows, where latency counts, and for float64.
+template <class A> const Rung kLooseForward = forward_rung<A, 1, 8, 1, 0, 0>(16);
+template <class A> const Rung kLooseBackward = backward_rung<A, 1, 8, 1, 0, 0>(16);
+
+// clang-format on
 
 // The other kernels, by the type of the arithmetic.
 struct Others {
   Kernel prepare, sum_parts, finish;
   Kernel forward_streaming[2], backward_streaming[2], parameter_gradients[2];
-  int slice_rows;
 };
 
 template <class A>
@@ -93,21 +86,24 @@ const Others kOthers = {prepare<A>,
                         finish<A>,
                         {forward_streaming<A, false>, forward_streaming<A, true>},
                         {backward_streaming<A, false>, backward_streaming<A, true>},
-                        {parameter_gradients<A, false>, parameter_gradients<A, true>},
-                        Slice<A>::R};
+                        {parameter_gradients<A, false>, parameter_gradients<A, true>}};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int as_blocks(int64_t blocks) {
+  if (blocks >= int64_t{1} << 31) throw std::runtime_error("han_stack: more than 2^31 blocks of rows");
+  return static_cast<int>(blocks);
+}
+
 void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("han_stack: ") + what + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("han_stack: ") + what + ": " + cudaGetErrorString(error));
 }
 
 void launch_kernel(Kernel kernel, const char* name, int64_t blocks, int threads, size_t shared, Call call,
                    cudaStream_t stream) {
-  if (blocks >= int64_t{1} << 31) throw std::runtime_error("han_stack: more than 2^31 blocks of rows");
   void* arguments[] = {&call};
-  check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), arguments, shared, stream), name);
+  check(cudaLaunchKernel(kernel, dim3(as_blocks(blocks)), dim3(threads), arguments, shared, stream), name);
 }
 
 }  // namespace
@@ -186,7 +182,7 @@ void Plan::plan_forward() {
   if (!call_.pack_here) reserve_packed();
   if (rung_) {
     set_threads(call_.pack_here ? kLooseThreads : 128);  // many warps pack fast
-    call_.blocks = static_cast<int>(ceil_div(call_.rows, int64_t{rung_->rows} * (threads_ / team())));
+    call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * (threads_ / team())));
   } else {
     stream_blocks_ = std::min<int64_t>(call_.groups * call_.rows, resident_blocks(kStreamThreads, 16));
     scratch_ = reserve(stream_blocks_ * call_.columns);
@@ -213,8 +209,14 @@ void Plan::plan_backward() {
     call_.pack_here = call_.finish_here = loose && call_.rows * team() <= kRowsAtOnce && fits_a_block();
     set_threads(call_.finish_here ? kLooseThreads : loose ? 128 : 32);
     const int teams = threads_ / team();
-    const int64_t resident = resident_blocks(threads_, rung_->warps_per_processor);
-    call_.blocks = call_.finish_here ? 1 : blocks_with_sums(rung_->rows, teams, resident);
+    if (call_.finish_here) {
+      call_.blocks = 1;
+    } else if (rung_->sums) {
+      const int64_t resident = resident_blocks(threads_, rung_->warps_per_processor);
+      call_.blocks = blocks_with_sums(rung_->rows, teams, resident);
+    } else {
+      call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * teams));
+    }
     if (rung_->sums) parts = call_.blocks * teams;
   } else {
     stream_blocks_ = std::min<int64_t>(call_.groups * call_.rows, resident_blocks(kStreamThreads, 16));

@@ -10,7 +10,7 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build sdist readme help
+.PHONY: bench results report gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -28,11 +28,20 @@ build: $(VENV)/.built  ## build the native code and install hanops into .venv, e
 $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
 	@echo "==> hanops with its native code (a minute or two the first time), and the test and lint tools"
 	@$(PY) setup.py --quiet build_ext --inplace
-	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint]'
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint,report]'
 	@touch $@
 
-bench: build  ## the quick benchmark: HanStack against Linear + ReLU, eager Han layers and torch.compile
-	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/latest.json -q
+SUITE ?= quick
+BENCH = $(PY) -m pytest benchmarks --benchmark-only --suite $(SUITE) --benchmark-columns=median,iqr,rounds -q
+
+bench: build  ## the quick benchmark, SUITE=full for all of it: HanStack against dense layers, eager Han, torch.compile
+	@$(BENCH) --benchmark-json benchmarks/results/latest.json
+
+results: build  ## the benchmark of this machine, for the report: benchmarks/results/cpu.json
+	@$(BENCH) --results benchmarks/results
+
+report: build  ## make benchmarks/report from benchmarks/results: a page, plots, and the README's part of it
+	@$(PY) benchmarks/report.py --readme README.md
 
 # On a GPU: PYTHON's own packages and no network. What is measured is rewritten after each row, RESUME=1 goes on.
 DEVICE ?= cuda
@@ -69,8 +78,9 @@ gpu-tools: gpu-build  ## run the CUDA kernels under compute-sanitizer and Nsight
 
 gpu-bench: gpu-build  ## measure on the GPU, for at most 8 minutes
 	@echo "==> measurements, to $(OUT)"
-	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest benchmarks/bench_gpu.py \
-		--benchmark-only -q --device $(DEVICE) --results $(OUT) --seconds 480 $(if $(RESUME),--resume)
+	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest benchmarks/bench_han_stack.py \
+		--benchmark-only --benchmark-columns=median,iqr,rounds -q --device $(DEVICE) --suite $(SUITE) \
+		$(if $(filter cpu,$(DEVICE)),--rehearse) --results $(OUT) --seconds 480 $(if $(RESUME),--resume)
 
 kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, stack frames and spills
 	@$(GPU_CMAKE) --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
@@ -90,10 +100,6 @@ format: build  ## rewrite the sources in the project's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/clang-format -i $(FORMATTED)
-
-readme: build  ## run the quick benchmark and write its table into README.md
-	@$(PY) -m pytest benchmarks --benchmark-only --suite quick --benchmark-json benchmarks/results/cpu-quick.json -q
-	@$(PY) benchmarks/table.py benchmarks/results/cpu-quick.json --readme README.md
 
 sdist: $(STAMP)  ## a source distribution in dist/, without a network
 	@HANOPS_NO_NATIVE=1 $(PY) -c "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"

@@ -1,4 +1,4 @@
-"""What is measured: the sizes and the storage type of a stack and its input."""
+"""What is measured: sizes of stacks and their inputs, in groups that each answer one question."""
 
 from __future__ import annotations
 
@@ -7,31 +7,154 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+
+OWN, LINEAR, DEEP = "HanStack", "Linear + ReLU", "Linear + ReLU, as deep"
+EAGER, COMPILED, HOUSEHOLDER, COPY = "eager Han", "compiled eager Han", "householder_product", "copy"
+OTHERS = tuple(f"{OWN}, {backend}" for backend in ("cuda", "triton", "reference"))  # than the one that 'auto' takes
+TF32 = tuple(f"{name}, TF32" for name in (LINEAR, DEEP))
+
 
 @dataclass(frozen=True)
 class Case:
+    """A stack of `layers` on rows of `features`.
+
+    groups: as many stacks on as many inputs. channels: rows are images (features, channels), reflected along the
+    features, as an MLP-Mixer mixes its tokens.
+    """
+
     rows: int
     features: int
     layers: int
     dtype: torch.dtype = torch.float32
-    seconds: float = 4.0
+    groups: int | None = None
+    channels: int | None = None
 
     def __str__(self) -> str:
-        dtype = "" if self.dtype == torch.float32 else f", {str(self.dtype).removeprefix('torch.')}"
-        return f"N={self.rows}, d={self.features}, L={self.layers}{dtype}"
+        groups = "" if self.groups is None else f"G={self.groups}, "
+        channels = "" if self.channels is None else f", {self.channels} channels"
+        dtype = "" if self.dtype == torch.float32 else f", {self.dtype_name}"
+        return f"{groups}N={self.rows}, d={self.features}, L={self.layers}{channels}{dtype}"
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.features * (self.groups or 1) * (self.channels or 1)
 
     @property
     def element_layers(self) -> int:
-        return self.rows * self.features * self.layers
+        return self.elements * self.layers
 
     @property
     def bits(self) -> int:
         """Bytes of one bit per element and layer."""
-        return self.rows * self.layers * -(-self.features // 8)
+        return self.elements // self.features * self.layers * -(-self.features // 8)
+
+    def bytes_moved(self, direction: str) -> int:
+        """Returns the bytes that cannot be avoided: x and y; y, dy, dx and the bits; both, with the bits twice."""
+        tensor = self.elements * self.dtype.itemsize
+        both = 5 * tensor + 2 * self.bits
+        return {"forward": 2 * tensor, "backward": 3 * tensor + self.bits}.get(direction, both)
 
     def input(self, grad: bool = True, device: torch.device | None = None) -> Tensor:
-        return torch.randn(self.rows, self.features, dtype=self.dtype, device=device, requires_grad=grad)
+        groups = () if self.groups is None else (self.groups,)
+        channels = () if self.channels is None else (self.channels,)
+        shape = (*groups, self.rows, self.features, *channels)
+        return torch.randn(shape, dtype=self.dtype, device=device, requires_grad=grad)
 
     def rehearsed(self) -> Case:
-        """Returns the case at a size for Triton's interpreter."""
-        return replace(self, rows=min(self.rows, 5), features=min(self.features, 48), layers=min(self.layers, 2))
+        """Returns the case at a size for an interpreter."""
+        return replace(
+            self,
+            rows=min(self.rows, 5),
+            features=min(self.features, 48),
+            layers=min(self.layers, 2),
+            groups=self.groups and min(self.groups, 2),
+            channels=self.channels and min(self.channels, 3),
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that belong together, the rivals to measure in them, and for how long each case is measured."""
+
+    name: str
+    cases: tuple[Case, ...]
+    rivals: tuple[str, ...]
+    directions: tuple[str, ...] = ("forward", "backward", "both")
+    seconds: float = 1.0
+
+
+def powers(first: int, last: int, step: int = 2) -> list[int]:
+    """Returns first, first * step, ... up to last."""
+    sizes = []
+    while first <= last:
+        sizes.append(first)
+        first *= step
+    return sizes
+
+
+def cpu_groups(full: bool) -> list[Group]:
+    """Returns what is measured on a CPU; the quick suite takes fewer points, and in sweeps fewer rivals."""
+    rivals = (OWN, LINEAR, DEEP, EAGER, COMPILED)
+    sweep = (*rivals, OTHERS[-1]) if full else (OWN, LINEAR, DEEP)
+    ways = ("forward", "both")
+    seconds = 3.0 if full else 1.0
+    widths = (30, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if full else (30, 64, 256, 512, 1024, 2048)
+    batches = powers(1, 65536, 2 if full else 4)
+    batches = batches if full else batches[:-2]
+    depths = powers(1, 64)
+    big = Case(4096, 1024, 16)
+    return [
+        Group("stack", (big, Case(1024, 128, 20)), (OWN, LINEAR, EAGER, COMPILED), ("both",), 6.0),
+        Group("small networks", (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20)), rivals, ways, 3.0),
+        Group("one layer", (Case(4096, 256, 1), Case(1024, 1024, 1)), (COPY, *rivals, HOUSEHOLDER), ways, seconds),
+        Group("depth", tuple(Case(1024, 256, depth) for depth in depths), (*sweep, EAGER), seconds=seconds),
+        Group("width", tuple(Case(256, width, 8) for width in widths), sweep, seconds=seconds),
+        Group("batch", tuple(Case(rows, 256, 16) for rows in batches), sweep, seconds=seconds),
+        Group("storage", (replace(big, dtype=torch.bfloat16), big), (OWN,), ("both",), 2.0),
+        Group("groups", (Case(256, 64, 8, groups=8),), (OWN, EAGER), ways),
+        Group("tokens", (Case(32, 196, 2, channels=128),), (OWN, LINEAR, EAGER), ways),
+        Group("training step", (Case(1024, 256, 16),), rivals, ("step",), 2.0),
+    ]
+
+
+def gpu_groups(full: bool) -> list[Group]:
+    """Returns what is measured on a GPU, the most telling first: a short loan of one may end at any row."""
+    storage = (torch.bfloat16, torch.float32)
+    own = (OWN, *OTHERS[:2])
+    rivals = (*own, LINEAR, DEEP, *TF32, EAGER, COMPILED)
+    sweep = (*own, LINEAR, DEEP)
+    copies = tuple(Case(2**26 // d, d, 1, t) for d in (1024, 4096, 256) for t in storage)
+    stacks = tuple(Case(2**25 // d, d, 16, t) for d in (1024, 4096, 256) for t in storage)
+    small = (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20), Case(1, 1024, 16, torch.bfloat16))
+    widths = (30, *powers(64, 65536, 2 if full else 4))
+    return [
+        Group("one layer", copies, (COPY, *own), ("forward", "both"), 2.0),
+        Group("kernels", (Case(65536, 1024, 16, torch.bfloat16), Case(65536, 1024, 16)), own, seconds=2.0),
+        Group("small networks", small, rivals, ("both",), 3.0),
+        Group("stack", stacks, rivals, ("both",), 3.0),
+        Group("training step", (Case(8192, 1024, 16),), rivals, ("step",), 2.0),
+        Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep),
+        Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in powers(1, 64, 2 if full else 4)), sweep),
+        Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in powers(1, 65536, 2 if full else 8)), sweep),
+        Group("groups", (Case(1024, 256, 16, groups=64),), (*own, EAGER), ("forward", "both")),
+        Group("tokens", (Case(256, 196, 2, channels=512),), (*own, LINEAR, EAGER), ("forward", "both")),
+    ]
+
+
+def groups_of(device: str, suite: str, dtype: torch.dtype | None) -> list[Group]:
+    """Returns the groups of a suite, in another storage type where one is given; 'rehearsal' is the GPU's, tiny."""
+    groups = cpu_groups(suite == "full") if device == "cpu" else gpu_groups(suite == "full")
+    changed = []
+    for group in groups:
+        cases = list(group.cases)
+        if dtype is not None and group.name != "storage":
+            cases = [replace(case, dtype=dtype) for case in cases]
+        if device == "rehearsal":
+            cases = [case.rehearsed() for case in cases[:2]]
+        changed.append(replace(group, cases=tuple(dict.fromkeys(cases))))
+    return changed

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import pytest
 import table
 import torch
+from cases import DTYPES, groups_of
+from ceilings import Ceilings, measured_ceilings
 from interleave import Replay
 from pytest_benchmark.utils import get_commit_info
 
@@ -32,10 +34,56 @@ RESULTS = pytest.StashKey["Results"]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hanops")
     group.addoption("--suite", choices=["quick", "full"], default="quick", help="how much to measure")
-    group.addoption("--device", choices=["none", "cpu", "cuda"], default="none", help="where bench_gpu.py runs")
-    group.addoption("--results", type=Path, help="a folder: DEVICE.json in it is rewritten after each benchmark")
-    group.addoption("--resume", action="store_true", help="keep what is in DEVICE.json, and measure the rest")
+    group.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure")
+    group.addoption("--dtype", choices=list(DTYPES), help="measure this storage type instead of each case's own")
+    group.addoption("--rehearse", action="store_true", help="run the GPU's benchmarks on the CPU, tiny")
+    group.addoption(
+        "--results", type=Path, help="a folder: a file for the device in it is rewritten as rows are measured"
+    )
+    group.addoption("--resume", action="store_true", help="keep what is in that file, and measure the rest")
     group.addoption("--seconds", type=float, default=math.inf, help="start no measurement after this long")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Makes a benchmark of each rival and direction in each case of the suite's groups."""
+    if "group" not in metafunc.fixturenames:
+        return
+    option = metafunc.config.getoption
+    device = "rehearsal" if option("--rehearse") else option("--device")
+    dtype = DTYPES[option("--dtype")] if option("--dtype") else None
+    rows, names = [], []
+    for group in groups_of(device, option("--suite"), dtype):
+        for case in group.cases:
+            for direction in group.directions:
+                for way in (direction, f"{direction}, graph") if device == "cuda" else (direction,):
+                    for rival in group.rivals:
+                        rows.append((group, case, rival, way))
+                        names.append(f"{group.name}: {case}, {way}, {rival}")
+    metafunc.parametrize(("group", "case", "rival", "way"), rows, ids=names)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    chosen = torch.device(request.config.getoption("--device"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        pytest.exit("torch sees no GPU", returncode=1)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def rehearsal(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--rehearse"))
+
+
+CEILINGS = pytest.StashKey[Ceilings]()
+
+
+@pytest.fixture(scope="session")
+def ceilings(request: pytest.FixtureRequest, device: torch.device) -> Ceilings:
+    stash = request.config.stash
+    if CEILINGS not in stash:
+        stash[CEILINGS] = measured_ceilings(device)
+    return stash[CEILINGS]
 
 
 @dataclass
@@ -45,13 +93,16 @@ class Results:
     file: Path | None
     earlier: list[dict[str, Any]]
     machine: dict[str, Any] | None = None
+    written: float = 0.0
 
-    def write(self, config: pytest.Config) -> None:
+    def write(self, config: pytest.Config, every: float = 0.0) -> None:
+        """Writes the file, where the last time is more than `every` seconds ago."""
         session = getattr(config, "_benchmarksession", None)
-        if self.file is None or session is None:
+        if self.file is None or session is None or time.monotonic() - self.written < every:
             return
-        new = [bench.as_dict(include_data=True) for bench in session.benchmarks if bench]
-        if self.machine is None:
+        self.written = time.monotonic()
+        new = [bench.as_dict(include_data=False) for bench in session.benchmarks if bench]
+        if self.machine is None or "ceilings" not in self.machine:
             self.machine = session.get_machine_info()
         result = {
             "machine_info": self.machine,
@@ -69,8 +120,8 @@ def results_of(config: pytest.Config) -> Results:
     folder = config.getoption("--results")
     if folder is None:
         return Results(None, [])
-    device = config.getoption("--device")
-    name = torch.cuda.get_device_name() if device == "cuda" else "rehearsal"
+    on_gpu = config.getoption("--device") == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "rehearsal" if config.getoption("--rehearse") else "cpu"
     file = folder / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
     earlier = json.loads(file.read_text())["benchmarks"] if config.getoption("--resume") and file.exists() else []
     return Results(file, earlier)
@@ -86,7 +137,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    item.config.stash[RESULTS].write(item.config)
+    item.config.stash[RESULTS].write(item.config, every=5.0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[RESULTS].write(session.config)
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +169,8 @@ def timed(request: pytest.FixtureRequest) -> Callable[[str, Callable[[], Measure
 def report(benchmark: Any) -> Callable[..., None]:
     """Hands recorded samples and figures to pytest-benchmark."""
 
-    def to_benchmark(group: str, samples: list[float], **figures: object) -> None:
-        benchmark.group = group
+    def to_benchmark(name: str, samples: list[float], /, **figures: object) -> None:
+        benchmark.group = name
         benchmark.extra_info.update(figures)
         benchmark.pedantic(Replay.player(samples), rounds=len(samples), iterations=1, warmup_rounds=0)
 
@@ -127,6 +182,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["hanops"] = hanops.__version__
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
+    machine_info["suite"] = config.getoption("--suite")
+    if CEILINGS in config.stash:
+        machine_info["ceilings"] = vars(config.stash[CEILINGS])
     machine_info["instruction_set"] = native.build_info()["instruction_set"] if native else "none"
     if find_spec("triton"):
         machine_info["triton"] = metadata.version("triton")
@@ -144,4 +202,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     benchmarks = [*config.stash[RESULTS].earlier, *new]
     if benchmarks:
         terminalreporter.section("hanops")
-        terminalreporter.write_line(table.markdown(benchmarks))
+        terminalreporter.write_line(table.summary(benchmarks))

@@ -62,7 +62,7 @@ def read_csv(output: str) -> list[dict[str, Any]]:
 
 def profile(program: Path) -> list[dict[str, Any]]:
     """Returns what ncu measures of the last launch of each kernel."""
-    found = []
+    found: list[dict[str, Any]] = []
     for features, rows, dtype in PROFILED:
         for direction in ("inference", "forward", "backward"):
             options = [*sizes(features, rows, dtype, 16), "--direction", direction]

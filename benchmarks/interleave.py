@@ -67,6 +67,16 @@ def median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
+def ratio_interval(a: list[float], b: list[float]) -> tuple[float, float]:
+    """Returns the median over rounds of a / b, and half the width of its 95 % interval.
+
+    The interval is that of the notches of a box plot, 1.57 IQR / sqrt(n) (McGill, Tukey and Larsen, 1978).
+    """
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    first, _, third = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (0.0, 0.0, 0.0)
+    return statistics.median(ratios), 1.57 * (third - first) / len(ratios) ** 0.5
+
+
 class Replay:
     """A clock that only moves when a recorded sample is played: how recorded times reach pytest-benchmark."""
 

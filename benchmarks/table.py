@@ -1,158 +1,141 @@
-"""Turns pytest-benchmark's JSON into the table that `make bench` prints and the README shows."""
+"""Turns pytest-benchmark's JSON into the tables that end a run, and that the report shows."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import statistics
-from pathlib import Path
 from typing import Any
 
-from interleave import median_ratio
+from cases import OWN
 
 Benchmark = dict[str, Any]
 
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+def seconds(value: float) -> str:
+    """Returns a time with its unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if value >= scale:
+            return f"{value / scale:.2f} {unit}"
+    return f"{value * 1e6:.1f} us"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+def size(value: float) -> str:
+    """Returns bytes with their unit."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if value >= scale:
+            return f"{value / scale:.2f} {unit}"
+    return f"{value / 1e3:.2f} kB"
 
 
-def _data(benchmark: Benchmark) -> list[float]:
-    return list(benchmark["stats"]["data"])
-
-
-def _rows_of_rivals(benchmarks: list[Benchmark]) -> list[str]:
-    rows = [
-        "| forward + backward | HanStack | Linear + ReLU, one layer | torch.compile of eager Han | eager Han |",
-        "|---|---|---|---|---|",
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Returns a table, its columns padded to one width; an empty string where it has no rows."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
-    groups: dict[str, dict[str, Benchmark]] = {}
-    for benchmark in benchmarks:
-        if benchmark["extra_info"].get("kind") == "rival":
-            groups.setdefault(benchmark["group"], {})[benchmark["extra_info"]["rival"]] = benchmark
-    for group, rivals in groups.items():
-        own = _data(rivals["HanStack"])
-        cells = [f"{_time(statistics.median(own))} (min {_time(min(own))})"]
-        for name in ("Linear + ReLU", "compiled eager Han", "eager Han"):
-            if name not in rivals:
-                cells.append("")
-                continue
-            other = _data(rivals[name])
-            ratio = median_ratio(other, own)
-            cells.append(f"{_time(statistics.median(other))}, {ratio:.2f}x (min {min(other) / min(own):.2f}x)")
-        rows.append(f"| {group} | " + " | ".join(cells) + " |")
-    return rows if groups else []
+    first = "| " + " | ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)) + " |"
+    return "\n".join([first, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
 
 
-def _rows_of_shares(benchmarks: list[Benchmark]) -> list[str]:
-    shares = [b for b in benchmarks if b["extra_info"].get("kind") == "share"]
-    rows = [
-        "| kernel, one thread | time | element-layers/s | GB/s | share of the instruction ceiling |",
-        "|---|---|---|---|---|",
-    ]
-    for benchmark in shares:
-        info = benchmark["extra_info"]
-        rows.append(
-            f"| {benchmark['group']}, {info['kernel']} | {_time(benchmark['stats']['median'])} |"
-            f" {info['element_layers_per_s'] / 1e9:.1f} G | {info['bytes_per_s'] / 1e9:.1f} |"
-            f" {info['share_of_ceiling']:.0%} (best {info['best_share']:.0%}) |"
-        )
-    return rows if shares else []
-
-
-def _rows_of_memory(benchmarks: list[Benchmark]) -> list[str]:
-    memory = [b["extra_info"] for b in benchmarks if "saved_bytes" in b["extra_info"]]
-    rows = [
-        "| saved for backward | HanStack | y + 1 bit per element and layer | stack of Linear + ReLU | eager Han |",
-        "|---|---|---|---|---|",
-    ]
-    for info in memory:
-        own, least = info["saved_bytes"], info["y_and_bits"]
-        others = [info["saved_bytes_linear_stack"], info["saved_bytes_eager"]]
-        cells = [f"{own / 1e6:.2f} MB", f"{own / least:.3f}x", *(f"{b / 1e6:.1f} MB, {b / own:.1f}x" for b in others)]
-        rows.append(f"| {info['case']} | " + " | ".join(cells) + " |")
-    return rows if memory else []
-
-
-def _rows_of_storage(benchmarks: list[Benchmark]) -> list[str]:
-    storage = {b["extra_info"]["storage"]: b for b in benchmarks if b["extra_info"].get("kind") == "storage"}
-    if not storage:
-        return []
-    low, full = _data(storage["bfloat16"]), _data(storage["float32"])
-    ratio = median_ratio(low, full)
-    case = storage["bfloat16"]["group"].removeprefix("storage at ").removesuffix(", bfloat16")
-    return [
-        "| forward + backward | bfloat16 | float32 | bfloat16 / float32 |",
-        "|---|---|---|---|",
-        f"| {case} | {_time(statistics.median(low))} | {_time(statistics.median(full))} | {ratio:.2f}x |",
-    ]
-
-
-def _rows_of_copies(benchmarks: list[Benchmark]) -> list[str]:
-    groups: dict[str, dict[str, Benchmark]] = {}
+def _by_case(benchmarks: list[Benchmark]) -> dict[tuple[str, str, str], dict[str, Benchmark]]:
+    found: dict[tuple[str, str, str], dict[str, Benchmark]] = {}
     for b in benchmarks:
-        if b["extra_info"].get("kind") == "copy":
-            groups.setdefault(b["group"], {})[b["extra_info"]["rival"]] = b
-    rows = ["| one layer | copy of x | kernels | time | / copies that cannot be avoided |", "|---|---|---|---|---|"]
-    for group, by_name in groups.items():
-        copy = by_name.pop("copy", None)
-        for name, b in by_name.items():
-            if copy is None:
-                continue
-            copies = b["extra_info"]["copies"]
-            ratio = f"{median_ratio(_data(b), _data(copy)) / copies:.2f}x of {copies:g}"
-            cells = [
-                group.removeprefix("one layer, "),
-                _time(copy["stats"]["median"]),
-                name,
-                _time(b["stats"]["median"]),
+        info = b["extra_info"]
+        if info.get("kind") == "group":
+            found.setdefault((info["group"], info["case"], info["way"]), {})[info["rival"]] = b
+    return found
+
+
+def ratio(b: Benchmark) -> str:
+    """Returns a rival's time with its ratio to HanStack's and the noise of that."""
+    info = b["extra_info"]
+    text = seconds(b["stats"]["median"])
+    if "ratio" in info:
+        text += f", {info['ratio']:.2f}x ± {info['ratio_noise']:.2f}"
+    return text
+
+
+def rivals(benchmarks: list[Benchmark], groups: tuple[str, ...] = (), ways: tuple[str, ...] = ()) -> str:
+    """Returns a row for each case and direction: HanStack's time, and each rival's with its ratio to it."""
+    cases = {
+        key: found
+        for key, found in _by_case(benchmarks).items()
+        if (not groups or key[0] in groups) and (not ways or key[2] in ways) and OWN in found
+    }
+    names = list(dict.fromkeys(name for found in cases.values() for name in found if name != OWN))
+    rows = []
+    for (group, case, way), found in cases.items():
+        own = found[OWN]["extra_info"]
+        name = "" if group in ("stack", "one layer") else f"{group}: "
+        cells = [f"{name}{case}", way, f"{seconds(found[OWN]['stats']['median'])} ({own.get('backend')})"]
+        rows.append([*cells, *(ratio(found[name]) if name in found else "" for name in names)])
+    return markdown(["case", "direction", OWN, *names], rows)
+
+
+def shares(benchmarks: list[Benchmark]) -> str:
+    """Returns HanStack's own rows against the two limits of the machine."""
+    rows = []
+    for b in benchmarks:
+        info = b["extra_info"]
+        if info.get("kind") != "group" or "share_of_copy" not in info:
+            continue
+        rows.append(
+            [
+                f"{info['group']}: {info['case']}",
+                info["way"] + info["rival"].removeprefix(OWN),
+                seconds(b["stats"]["median"]),
+                f"{info['bytes_per_s'] / 1e9:.1f}",
+                f"{info['element_layers_per_s'] / 1e9:.2f} G",
+                f"{info['share_of_copy']:.0%}",
+                f"{info['share_of_instructions']:.0%}",
+                info["bound_by"],
             ]
-            rows.append(f"| {' | '.join(cells)} | {ratio} |")
-    return rows if groups else []
+        )
+    header = [
+        "case",
+        "direction",
+        "time",
+        "GB/s",
+        "element-layers/s",
+        "of a copy",
+        "of the instructions",
+        "nearer limit",
+    ]
+    return markdown(header, rows)
 
 
-def _rows_of_steps(benchmarks: list[Benchmark]) -> list[str]:
-    steps = [b for b in benchmarks if b["extra_info"].get("kind") == "step"]
-    own = {b["group"]: _data(b) for b in steps if b["extra_info"]["rival"] == "HanStack"}
-    rows = ["| training step | module | time | / HanStack | peak memory |", "|---|---|---|---|---|"]
-    for b in steps:
-        info, median = b["extra_info"], b["stats"]["median"]
-        ratio = f"{median_ratio(_data(b), own[b['group']]):.2f}x" if b["group"] in own else ""
-        peak = "" if info["peak_bytes"] is None else f"{info['peak_bytes'] / 1e6:.0f} MB"
-        case = b["group"].removeprefix("training step, ")
-        rows.append(f"| {case} | {info['rival']} | {_time(median)} | {ratio} | {peak} |")
-    return rows if steps else []
+def one_thread(benchmarks: list[Benchmark]) -> str:
+    """Returns the kernels on one thread against the rate of multiply-adds."""
+    rows = []
+    for b in benchmarks:
+        info = b["extra_info"]
+        if info.get("kind") == "share":
+            share = f"{info['share_of_ceiling']:.0%} (best {info['best_share']:.0%})"
+            rate = f"{info['element_layers_per_s'] / 1e9:.1f} G"
+            rows.append([f"{info['case']}, {info['kernel']}", seconds(b["stats"]["median"]), rate, share])
+    return markdown(["kernel, one thread", "time", "element-layers/s", "share of the instruction ceiling"], rows)
 
 
-def markdown(benchmarks: list[Benchmark]) -> str:
-    """Returns the tables: times of rivals, of storage types, share of the ceiling, saved bytes."""
-    kinds = (_rows_of_rivals, _rows_of_storage, _rows_of_shares, _rows_of_memory, _rows_of_copies, _rows_of_steps)
-    tables = [rows(benchmarks) for rows in kinds]
-    return "\n\n".join("\n".join(rows) for rows in tables if rows)
+def memory(benchmarks: list[Benchmark]) -> str:
+    """Returns what autograd keeps, and the peak of memory, by rival."""
+    rows = []
+    for (group, case, way), found in _by_case(benchmarks).items():
+        own = found.get(OWN, {"extra_info": {}})["extra_info"]
+        if way != "both" or "saved_bytes" not in own:
+            continue
+        for name, b in found.items():
+            info = b["extra_info"]
+            if "saved_bytes" not in info:
+                continue
+            peak = size(info["peak_bytes"]) if "peak_bytes" in info else ""
+            times = f"{info['saved_bytes'] / own['saved_bytes']:.1f}x"
+            least = f"{own['saved_bytes'] / own['saved_least']:.3f}x" if name == OWN else ""
+            rows.append([f"{group}: {case}", name, size(info["saved_bytes"]), least, times, peak])
+    header = ["case", "module", "saved for backward", "of y and 1 bit", "of HanStack's", "peak of a step"]
+    return markdown(header, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("json", type=Path, help="what --benchmark-json wrote")
-    parser.add_argument("--readme", type=Path, help="write the tables between the markers of this file")
-    arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text())
-    machine = result["machine_info"]
-    text = markdown(result["benchmarks"])
-    about = (
-        f"{machine['cpu']['brand_raw']}, {machine['threads']} threads, {machine['instruction_set']},"
-        f" torch {machine['torch']}, float32 unless said, {result['datetime'][:10]}. Medians of runs in turns in one"
-        " process; ratios are medians of each round's ratio, and the ratio of the minima."
-    )
-    if arguments.readme is None:
-        print(text)
-        return
-    before, after = re.split(f"{BEGIN}.*{END}", arguments.readme.read_text(), flags=re.DOTALL)
-    arguments.readme.write_text(f"{before}{BEGIN}\n{about}\n\n{text}\n{END}{after}")
-
-
-if __name__ == "__main__":
-    main()
+def summary(benchmarks: list[Benchmark]) -> str:
+    """Returns all tables of a run."""
+    tables = [rivals(benchmarks), shares(benchmarks), one_thread(benchmarks), memory(benchmarks)]
+    return "\n\n".join(table for table in tables if table)

@@ -1,0 +1,222 @@
+"""What is read of a module: its time in each direction, what autograd keeps for it, its peak of memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from cases import COPY, Case
+from interleave import Samples, interleave, seconds_on_device
+from rivals import build
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+import hanops
+
+Call = Callable[[], object]
+
+
+def on_backend(name: str, call: Call) -> Call:
+    """Returns `call` as it runs on a backend."""
+
+    def switched() -> object:
+        with hanops.use_backend(name):
+            return call()
+
+    return switched
+
+
+def with_tf32(call: Call) -> Call:
+    """Returns `call` with float32 products in TensorFloat-32."""
+
+    def switched() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            call()
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    return switched
+
+
+def in_settings(call: Call, name: str, backend: str | None) -> Call:
+    """Returns a rival's call on the backend, and with the precision, that it asks for."""
+    call = with_tf32(call) if name.endswith(", TF32") else call
+    return on_backend(backend, call) if backend else call
+
+
+def call_of(module: nn.Module, direction: str, x: Tensor, dy: Tensor) -> Call:
+    """Returns a call of a module in a direction.
+
+    'forward' is inference; 'backward' all gradients of an output at hand; 'both' the two with no optimizer; 'step' is a
+    whole training step: forward, squared error, backward, fused AdamW.
+    """
+    parameters = list(module.parameters())
+    inputs = [x, *parameters]
+    if direction == "forward":
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                y: Tensor = module(x)
+                return y
+
+        return forward
+    if direction == "backward":
+        y = module(x)
+        return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    if direction == "both":
+        return lambda: torch.autograd.grad(module(x), inputs, dy)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(module(x), dy).backward()
+        optimizer.step()
+
+    return step
+
+
+def rotated(calls: list[Call]) -> Call:
+    """Returns a call of the next of several equal calls, so that inputs do not stay in a GPU's L2."""
+    turn = 0
+
+    def call() -> object:
+        nonlocal turn
+        turn = (turn + 1) % len(calls)
+        return calls[turn]()
+
+    return call
+
+
+def replayed(call: Call) -> Call:
+    """Returns a call as the replay of a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def time_case(
+    case: Case,
+    names: Mapping[str, str | None],
+    directions: tuple[str, ...],
+    device: torch.device,
+    seconds: float,
+    rehearsal: bool = False,
+) -> tuple[Samples, dict[str, int]]:
+    """Times all rivals of a case in all directions in turns; returns samples and peaks of memory by 'rival, direction'.
+
+    names: rivals, each with the backend to run on, or None for the preferred one. On a GPU launch-bound calls are also
+    timed as replays of a CUDA graph, under ', graph', and inputs take turns where they would fit the L2.
+    """
+    on_gpu = device.type == "cuda"
+    l2 = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else 0
+    copies = 1 if not on_gpu else max(1, min(8, 2 * l2 // max(1, case.elements * case.dtype.itemsize * 2)))
+    inputs = [(case.input(device=device), case.input(grad=False, device=device)) for _ in range(copies)]
+    calls: dict[str, Call] = {}
+    peaks: dict[str, int] = {}
+    for name, backend in names.items():
+        module = build(name, case, device)
+        for direction in directions:
+            row = f"{name}, {direction}"
+            if name == COPY:
+                if direction == "forward":
+                    calls[row] = rotated([partial(dy.copy_, x.detach()) for x, dy in inputs])
+                continue
+            with hanops.use_backend(backend) if backend else nullcontext():
+                each = [call_of(module, direction, x, dy) for x, dy in inputs]
+            call = in_settings(rotated(each), name, backend)
+            calls[row] = call
+            if on_gpu:
+                peaks[row] = peak_on_gpu(call)
+                if direction in ("forward", "both") and case.element_layers < 2**26:
+                    calls[f"{row}, graph"] = replayed(in_settings(each[0], name, backend))
+    if rehearsal:
+        return interleave(calls, 0.0, warmup=1, least=2, turn=0), peaks
+    if on_gpu:
+        return interleave(calls, seconds, measure=seconds_on_device, turn=1e-3), peaks
+    return interleave(calls, seconds, warmup=2), peaks
+
+
+def peak_on_gpu(call: Call) -> int:
+    """Returns what a call allocates at its peak beyond what is there before it."""
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def saved_bytes(module: nn.Module, x: Tensor) -> int:
+    """Returns the bytes that autograd keeps for the backward, parameters aside, each storage once.
+
+    An input that the caller holds anyway counts where it is saved.
+    """
+    kept: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with saved_tensors_hooks(pack, lambda t: t):
+        y = module(x)  # held, so that no storage is used twice
+        del y
+    return sum(kept.values())
+
+
+# ---- peak of memory on a CPU: the resident set of a process of its own
+
+
+def peaks_on_cpu(name: str, cases: list[Case]) -> list[int]:
+    """Returns the peak of memory of a training step in each case, the smallest first, in a fresh process."""
+    sizes = json.dumps([[case.rows, case.features, case.layers, case.dtype_name] for case in cases])
+    command = [sys.executable, __file__, name, sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    return list(json.loads(done.stdout))
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def _peak(name: str, case: Case) -> int:
+    import ctypes
+    import gc
+
+    module = build(name, case, torch.device("cpu"))
+    step = call_of(module, "both", case.input(), case.input(grad=False))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - before
+
+
+def _main() -> None:
+    name, sizes = sys.argv[1:]
+    cases = [Case(rows, features, layers, getattr(torch, dtype)) for rows, features, layers, dtype in json.loads(sizes)]
+    _peak(name, Case(8, 8, 1))  # what torch allocates once
+    print(json.dumps([_peak(name, case) for case in cases]))
+
+
+if __name__ == "__main__":
+    _main()

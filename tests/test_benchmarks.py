@@ -1,0 +1,183 @@
+"""The benchmarks' own arithmetic, and that the report is made from a results file."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+pd = pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+
+import growth  # noqa: E402
+import interleave  # noqa: E402
+import measure  # noqa: E402
+import report  # noqa: E402
+import rivals  # noqa: E402
+import table  # noqa: E402
+from cases import COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, Case, groups_of  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def test_ratio_of_rounds_does_not_drift():
+    """Both slow down together: the ratio stays, and its noise is small."""
+    a = [2.0 * (1 + i / 10) for i in range(20)]
+    b = [1.0 * (1 + i / 10) for i in range(20)]
+    ratio, noise = interleave.ratio_interval(a, b)
+    assert ratio == pytest.approx(2.0)
+    assert noise == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fit_finds_the_exponent():
+    law = growth.fit([(x, 3.0 * x**1.25) for x in (4, 16, 64, 256)])
+    assert law is not None
+    assert law.exponent == pytest.approx(1.25)
+    assert law.at(100) == pytest.approx(3.0 * 100**1.25)
+    assert growth.fit([(1, 1), (2, 2)]) is None
+
+
+def test_householder_product_is_a_han_layer():
+    torch.manual_seed(0)
+    module = rivals.HouseholderProduct(9, torch.float64)
+    torch.nn.init.normal_(module.b)
+    x, w = torch.randn(5, 9, dtype=torch.float64), module.u / module.u.norm()
+    torch.testing.assert_close(module(x), (x - 2 * (x @ w)[:, None] * w + module.b).abs())
+
+
+@pytest.mark.parametrize("name", [OWN, LINEAR, DEEP, EAGER])
+@pytest.mark.parametrize("case", [Case(3, 8, 2), Case(3, 8, 2, groups=2), Case(2, 6, 2, channels=5)], ids=str)
+def test_rivals_take_every_case(name, case):
+    x, dy = case.input(), case.input(grad=False)
+    module = rivals.build(name, case, CPU)
+    assert module(x).shape == x.shape
+    for direction in ("forward", "backward", "both", "step"):
+        measure.call_of(module, direction, x, dy)()
+
+
+def test_saved_bytes_are_y_and_one_bit():
+    case = Case(16, 64, 5)
+    kept = measure.saved_bytes(rivals.build(OWN, case, CPU), case.input())
+    assert kept == 4 * case.elements + case.bits == 4 * 1024 + 5 * 128
+
+
+def test_peak_of_a_process():
+    """A stack of dense layers keeps every activation: 4 MB for each of 8 layers, and the reflections 1/32 of that."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux")
+    case = Case(8192, 128, 8)
+    (own,), (dense,) = (measure.peaks_on_cpu(name, [case]) for name in (OWN, DEEP))
+    assert 4 * case.elements < own < dense
+    assert dense > 8 * 4 * case.elements
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "rehearsal"])
+@pytest.mark.parametrize("suite", ["quick", "full"])
+def test_groups_have_each_case_once(device, suite):
+    groups = groups_of(device, suite, None)
+    assert {"one layer", "depth", "width", "batch", "small networks", "groups", "tokens", "training step"} <= {
+        group.name for group in groups
+    }
+    for group in groups:
+        assert OWN in group.rivals
+        assert len(set(group.cases)) == len(group.cases) > 0
+    assert all(
+        c.dtype == torch.float16
+        for g in groups_of(device, suite, torch.float16)
+        for c in g.cases
+        if g.name != "storage"
+    )
+
+
+def results(gpu: bool) -> dict:
+    """A results file as the benchmarks write it, of times that follow known laws."""
+    benchmarks = []
+
+    def add(group, rival, way, rows, features, layers, seconds, **info):
+        info |= {"bytes_moved": 8 * rows * features, "bytes_per_s": 1e9, "element_layers_per_s": 1e9, "backend": "cpu"}
+        info |= {"share_of_copy": 0.3, "share_of_instructions": 0.5, "bound_by": "instructions"} if rival == OWN else {}
+        info |= {"kind": "group", "group": group, "rival": rival, "way": way, "rows": rows, "features": features}
+        info |= {"layers": layers, "dtype": "float32", "device": "cuda" if gpu else "cpu"}
+        info |= {"case": str(Case(rows, features, layers))} | (
+            {"ratio": 2.0, "ratio_noise": 0.1} if rival != OWN else {}
+        )
+        stats = {"median": seconds, "iqr": 0.1 * seconds, "data": [seconds]}
+        benchmarks.append({"extra_info": info, "stats": stats, "group": group, "fullname": f"{group} {rival} {way}"})
+
+    for way, factor in (("forward", 1e-9), ("both", 3e-9)):
+        for n in (1, 4, 16, 64, 256):
+            for rival, cost in ((OWN, 1.0), (DEEP, 20.0), (EAGER, 9.0)):
+                memory = {
+                    "saved_bytes": 4 * 2**20 + n * 2**17,
+                    "saved_least": 4 * 2**20 + n * 2**17,
+                    "peak_bytes": n * 10**6,
+                }
+                add("depth", rival, way, 4096, 256, n, cost * factor * 2**20 * n, **(memory if way == "both" else {}))
+            add("batch", OWN, way, 4096 * n, 256, 16, factor * 2**24 * n)
+            add("width", OWN, way, 1024, 64 * n, 16, factor * 2**20 * n)
+            add("width", LINEAR, way, 1024, 64 * n, 16, factor * 2**20 * n * n / 9)
+        add("small networks", OWN, way, 100, 30, 20, 1e-4)
+        add("small networks", LINEAR, way, 100, 30, 20, 1.1e-4)
+    machine = {"cpu": {"brand_raw": "a processor"}, "threads": 2, "hanops": "0", "torch": "2"}
+    machine |= {"ceilings": {"copy_bytes_per_s": 1e10, "operations_per_s": 1e11}} | ({"gpu": "a GPU"} if gpu else {})
+    commit = {"id": "0123456789", "dirty": False}
+    return {"machine_info": machine, "commit_info": commit, "datetime": "2026-01-02T03", "benchmarks": benchmarks}
+
+
+def test_report(tmp_path, monkeypatch):
+    folder, out, readme = tmp_path / "results", tmp_path / "report", tmp_path / "README.md"
+    folder.mkdir()
+    (folder / "cpu.json").write_text(json.dumps(results(False)))
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    arguments = ["report.py", "--results", str(folder), "--out", str(out), "--readme", str(readme)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    report.main()
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == len(report.PLOTS)
+    assert "Not measured on a GPU" in page
+    assert 'src="data:image/png' in page
+    assert "http" not in page.split("<body>")[-1].replace("http://www.w3.org", "")
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("](report/cpu-") == 2
+    assert all((tmp_path / name).exists() for name in ("report/cpu-width.png", "report/cpu-memory.png"))
+    (folder / "gpu.json").write_text(json.dumps(results(True)))
+    report.main()
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 2 * len(report.PLOTS)
+    assert "Not measured" not in page
+
+
+def test_growth_of_known_laws(tmp_path):
+    file = tmp_path / "cpu.json"
+    file.write_text(json.dumps(results(False)))
+    _, frame = report.read(file)
+    fits = growth.time_fits(frame)
+    assert set(fits["time over"]) == {"rows", "features", "layers"}
+    assert fits["exponent"].to_list() == pytest.approx([1.0] * len(fits))
+    memory = growth.memory_fits(frame)
+    assert memory["of N d / 8"].to_list() == pytest.approx([1.0] * 3)
+
+
+def test_crossover_is_between_the_points(tmp_path):
+    file = tmp_path / "cpu.json"
+    file.write_text(json.dumps(results(False)))
+    _, frame = report.read(file)
+    swept = frame[(frame["group"] == "width") & (frame["way"] == "both")]
+    own, dense = (swept[swept["rival"] == name] for name in (OWN, LINEAR))
+    assert report.crossover(own, dense, "features") == pytest.approx(64 * 9, rel=1e-6)
+
+
+def test_tables_are_markdown():
+    text = table.rivals(results(False)["benchmarks"], ("small networks",), ("both",))
+    header, line, row = text.splitlines()
+    assert header.count("|") == line.count("|") == row.count("|")
+    assert "100.0 us (cpu)" in row
+    assert "2.00x ± 0.10" in row
+    assert table.markdown(["a"], []) == ""
+    assert {COPY, HOUSEHOLDER}

@@ -1,64 +1,185 @@
-"""`python -m hanops info`: what this installation has; with --kernels, what each Triton kernel takes of a GPU."""
+"""The command line of hanops: `info` tells what this installation has, `profile` measures its kernels."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
 import hanops
-from hanops import backends
+from hanops import backends, profile
 from hanops.native import native
 
+DTYPES = ["float32", "bfloat16", "float16", "float64"]
 
-def _info() -> str:
-    lines = [f"hanops {hanops.__version__}", f"torch {torch.__version__}"]
-    if native is not None:
-        lines += [f"{name} {value}" for name, value in native.build_info().items() if name != "torch"]
+
+def _backends_on(device: torch.device) -> dict[str, Any]:
+    x, u = torch.empty(1, 1, device=device), torch.empty(1, 1, device=device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    try:
+        told = hanops.explain(x, u)
+    except RuntimeError as error:  # HANOPS_BACKEND names one that does not run here
+        why = {other: backends.obstacle(other, device) for other in backends.IMPLEMENTATIONS}
+        others = {other: obstacle or "another one was asked for" for other, obstacle in why.items()}
+        return {"device": str(device), "name": name, "backend": None, "reason": str(error), "others": others}
+    return {"device": str(device), "name": name, **vars(told)}
+
+
+def _installation() -> dict[str, Any]:
+    """Returns versions, what the native code is, and for every device the backends with why each runs or not."""
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = None
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    for device in devices:
-        x, u = torch.empty(1, 1, device=device), torch.empty(1, 1, device=device)
-        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-        lines += ["", f"on {device}{name}:", *("  " + line for line in str(hanops.explain(x, u)).splitlines())]
-    return "\n".join(lines)
+    built = {} if native is None else native.build_info()
+    return {
+        "hanops": hanops.__version__,
+        "torch": torch.__version__,
+        "triton": triton,
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "native": {name: value for name, value in built.items() if name != "torch"} or None,
+        "devices": [_backends_on(device) for device in devices],
+    }
 
 
-def _kernels(target: str, storages: list[str]) -> None:
+def _print_installation(found: dict[str, Any]) -> None:
+    for name in ("hanops", "torch", "triton", "python", "cuda", "threads"):
+        print("CUDA of torch" if name == "cuda" else name, "none" if found[name] is None else found[name])
+    for name, value in (found["native"] or {"native code": "none"}).items():
+        print(name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
+    for on in found["devices"]:
+        print(f"\non {on['device']}{'' if on['name'] is None else ' (' + on['name'] + ')'}:")
+        print(f"  {on['reason']}" if on["backend"] is None else f"  {on['backend']}: {on['reason']}")
+        for name, why in on["others"].items():
+            print(f"  not {name}: {why}")
+
+
+def _kernels(target: str, storages: list[str]) -> Iterator[dict[str, Any]]:
+    """Compiles the Triton kernels one after the other, and yields a row of the table for each."""
     from hanops.triton import compile as ahead_of_time
 
-    print(
-        f"| kernel | up to d | storage | R x Q rows | C x K columns | warps | registers on {target} | spilled bytes |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
     for kernel in ahead_of_time.table(tuple(storages)):
         tile, taken = kernel.tile, ahead_of_time.resources(kernel, target)
-        print(
-            f"| {kernel.name} | {kernel.features} | {kernel.storage} | {tile.R} x {tile.Q} | {tile.C} x {tile.K} |"
-            f" {tile.warps} | {taken.registers} | {taken.spills} |",
-            flush=True,
-        )
+        yield {
+            "kernel": kernel.name,
+            "up to d": kernel.features,
+            "storage": kernel.storage,
+            "R x Q rows": f"{tile.R} x {tile.Q}",
+            "C x K columns": f"{tile.C} x {tile.K}",
+            "warps": tile.warps,
+            f"registers on {target}": taken.registers,
+            "spilled bytes": taken.spills,
+        }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m hanops", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    info = verbs.add_parser("info", help="versions, backends and why each would run or not")
-    info.add_argument("--kernels", action="store_true", help="compile every Triton kernel and list what it takes")
-    info.add_argument("--target", default="sm_90", choices=["sm_80", "sm_90", "sm_100", "gfx942"])
-    info.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16", "float16", "float64"])
-    given = parser.parse_args(arguments)
+def _print_kernels(rows: Iterator[dict[str, Any]]) -> None:
+    for number, row in enumerate(rows):
+        if number == 0:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
+
+
+def _info(given: argparse.Namespace) -> int:
     if not given.kernels:
-        print(_info())
+        found = _installation()
+        print(json.dumps(found)) if given.json else _print_installation(found)
     elif missing := backends.missing("triton"):
         print(f"hanops info: {missing}", file=sys.stderr)
         return 1
+    elif given.json:
+        print(json.dumps({"kernels": list(_kernels(given.target, given.dtype))}))
     else:
-        _kernels(given.target, given.dtype)
+        _print_kernels(_kernels(given.target, given.dtype))
     return 0
+
+
+def _profile(given: argparse.Namespace) -> int:
+    case = profile.Case(
+        given.features, given.depth, given.batch, given.groups, getattr(torch, given.dtype), torch.device(given.device)
+    )
+    if given.ncu and given.trace is not None:
+        given.parser.error("argument --trace: not allowed with argument --ncu")
+    if given.ncu:
+        print(profile.ncu(case))
+        return 0
+    try:
+        profile.check(case.device, given.backend)
+    except ValueError as error:
+        given.parser.error(str(error))
+    if given.trace is not None:
+        try:
+            profile.trace(case, given.trace, given.backend)
+        except OSError as error:
+            given.parser.error(f"argument --trace: must be a file to write, got {given.trace!r}: {error.strerror}")
+    found = profile.profile(case, given.backend, given.seconds)
+    print(json.dumps(found.figures()) if given.json else found)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hanops", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    info = verbs.add_parser("info", help="versions, backends and why each would run or not")
+    info.set_defaults(run=_info, parser=info)
+    info.add_argument("--kernels", action="store_true", help="compile every Triton kernel and list what it takes")
+    info.add_argument("--target", default="sm_90", choices=["sm_80", "sm_90", "sm_100", "gfx942"])
+    info.add_argument("--dtype", nargs="+", default=["float32"], choices=DTYPES)
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+    measure = verbs.add_parser("profile", help="time the kernels of one stack against two ceilings of the machine")
+    measure.set_defaults(run=_profile, parser=measure)
+    measure.add_argument("--features", type=_count, default=1024, metavar="D", help="width of a row (1024)")
+    measure.add_argument("--depth", type=_count, default=16, metavar="L", help="layers (16)")
+    measure.add_argument("--batch", type=_count, default=4096, metavar="N", help="rows, of each group (4096)")
+    measure.add_argument("--groups", type=_count, metavar="G", help="independent stacks, in the grouped form")
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    measure.add_argument("--device", default=there, choices=["cpu", "cuda"], help=f"({there} on this machine)")
+    measure.add_argument("--dtype", default="float32", choices=DTYPES, help="of x and the parameters (float32)")
+    backend = os.environ.get("HANOPS_BACKEND") or "auto"
+    measure.add_argument("--backend", default=backend, choices=backends.BACKENDS, help=f"({backend})")
+    measure.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of measuring, about (2)")
+    trace = "first write a torch.profiler trace of a few forward and backward calls"
+    measure.add_argument("--trace", metavar="FILE", help=trace)
+    output = measure.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object, in SI units")
+    output.add_argument("--ncu", action="store_true", help="only print the Nsight Compute commands for these sizes")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status. Wrong arguments exit with status 2."""
+    given = _parser().parse_args(arguments)
+    status: int = given.run(given)
+    return status
 
 
 if __name__ == "__main__":

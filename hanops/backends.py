@@ -83,7 +83,7 @@ def missing(name: str) -> str | None:
     return None
 
 
-def _obstacle(name: str, device: torch.device) -> str | None:
+def obstacle(name: str, device: torch.device) -> str | None:
     """Returns why backend `name` cannot run on tensors of `device`, or None where it can."""
     if lack := missing(name):
         return lack
@@ -144,8 +144,8 @@ def require(name: str, device: torch.device) -> None:
     Raises:
         RuntimeError: where it does not.
     """
-    if obstacle := _obstacle(name, device):
-        raise RuntimeError(f"han_stack: backend {name!r} was asked for, but {obstacle}")
+    if why := obstacle(name, device):
+        raise RuntimeError(f"han_stack: backend {name!r} was asked for, but {why}")
 
 
 def select(device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> str:
@@ -165,7 +165,7 @@ def select(device: torch.device, dtype: torch.dtype, features: int, layers: int,
     if device.type == "cuda":
         rule = _rule(dtype, features, layers, rows)
         return rule.backend if rule else "reference"
-    return "cpu" if _obstacle("cpu", device) is None else "reference"
+    return "cpu" if obstacle("cpu", device) is None else "reference"
 
 
 def _rule(dtype: torch.dtype, features: int, layers: int, rows: int) -> Rule | None:
@@ -184,7 +184,7 @@ def _unfit(name: str, device: torch.device) -> str | None:
         return "on the CPU Triton only has an interpreter, which runs when it is asked for"
     if device.type == "cpu" and name == "cuda" and _has_cuda("cpu"):
         return "on the CPU its kernels only have an emulator, which runs when it is asked for"
-    return _obstacle(name, device)
+    return obstacle(name, device)
 
 
 def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,25 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
                 yield Kernel("parameter_gradients", features, storage, parameters, constants)
 
 
+def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
+    """Returns the kernels in which a stack of this width spends its time, as 'forward' (no sign bits) and so on.
+
+    Args:
+        storage: dtype of x, by its name in torch.
+        features: columns of a row.
+    """
+    found = {kernel.name.removesuffix("_streaming"): kernel for kernel in table((storage,), (features,))}
+
+    def with_constants(kernel: Kernel, **constants: bool) -> Kernel:
+        return replace(kernel, constants={**kernel.constants, "VECTOR": features % 4 == 0, **constants})
+
+    return {
+        "forward": with_constants(found["forward"], SAVE=False),
+        "forward with bits": with_constants(found["forward"]),
+        "backward": with_constants(found["backward"]),
+    }
+
+
 def _source(kernel: Kernel) -> ASTSource:
     function = getattr(kernels, kernel.name)
     storage, arithmetic = _STORAGE[kernel.storage], "fp64" if kernel.storage == "float64" else "fp32"
@@ -122,21 +141,22 @@ def _cuobjdump() -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def resources(kernel: Kernel, target: str) -> Resources:
+def resources(kernel: Kernel, target: str | GPUTarget) -> Resources:
     """Compiles a kernel for a target and reads what it takes from the machine code.
 
     Args:
         kernel: one of `table()`.
-        target: one of TARGETS.
+        target: the name of one of TARGETS, or any other one as Triton has it.
 
     Raises:
         RuntimeError: in Triton's interpreter, where nothing is compiled.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("hanops.triton.compile: nothing is compiled with TRITON_INTERPRET=1 in the environment")
-    options = kernel.tile.options(TARGETS[target].backend)
-    compiled = triton.compile(_source(kernel), target=TARGETS[target], options=options)
-    if target.startswith("gfx"):
+    if isinstance(target, str):
+        target = TARGETS[target]
+    compiled = triton.compile(_source(kernel), target=target, options=kernel.tile.options(target.backend))
+    if target.backend == "hip":
         text = compiled.asm["amdgcn"]
         found = [re.search(rf"\.{name}:\s+(\d+)", text) for name in ("vgpr_count", "private_segment_fixed_size")]
     else:

@@ -1,0 +1,89 @@
+"""One tree's side of compare.py: gets a row's call ready and times it when it is asked to, a line of JSON each way.
+
+It comes from the tree that compares and runs on the hanops that is first on PYTHONPATH, of any revision. So it calls
+only what every revision has.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import torch
+from cases import Case
+from interleave import seconds_of
+
+import hanops
+
+WARMUP = 3
+
+
+def prepared(case: Case, direction: str) -> Callable[[], object]:
+    """Returns the call of a row."""
+    torch.manual_seed(0)
+    x, dy = case.input(grad=direction == "forward + backward"), case.input(grad=False)
+    stack = hanops.HanStack(case.features, case.layers, dtype=case.dtype)
+    if direction == "forward + backward":
+        inputs = [x, *stack.parameters()]
+
+        def step() -> None:
+            for t in inputs:
+                t.grad = None
+            stack(x).backward(dy)
+
+        return step
+    stack.requires_grad_(False)
+    u, b = stack.u, stack.b
+    forward, backward = torch.ops.hanops.han_stack_forward, torch.ops.hanops.han_stack_backward
+    if direction == "backward":
+        y, signs = forward(x, u, b, True, True)
+        return lambda: backward(dy, y, signs, u, b, True, [True, True, True])
+    save = {"forward": False, "forward with bits": True}[direction]
+    return lambda: forward(x, u, b, True, save)
+
+
+def answer(request: dict[str, Any], row: list[Callable[[], object]]) -> dict[str, Any]:
+    """Returns the answer to one request. `row` holds the call that is ready, none or one."""
+    if request["do"] == "prepare":
+        row.clear()
+        gc.collect()
+        sizes = (request["rows"], request["features"], request["layers"])
+        row.append(prepared(Case(*sizes, dtype=getattr(torch, request["dtype"])), request["direction"]))
+        return {"seconds": min(seconds_of(row[0], 1) for _ in range(WARMUP))}
+    row[0]()  # untimed: the caches and threads come back from another worker's turn
+    return {"seconds": seconds_of(row[0], request["calls"])}
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answers until there are no more requests."""
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    say(
+        {
+            "package": os.path.dirname(hanops.__file__),
+            "native": importlib.util.find_spec("hanops._C") is not None,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    row: list[Callable[[], object]] = []
+    gc.disable()
+    for line in requests:
+        try:
+            say(answer(json.loads(line), row))
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed does not get between the answers
+    serve(sys.stdin, channel)

@@ -209,6 +209,7 @@ def build(commit: str) -> Path:
                 say(line.rstrip()[:100])
     if process.returncode != 0 or not has_native_module(folder):
         raise ComparisonError("\n".join([f"{commit[:10]} does not build; its last lines were:", *lines[-15:]]))
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(wanted)
     return folder
 
@@ -360,6 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ComparisonError as error:
         print(f"bench-compare: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench-compare: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

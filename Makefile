@@ -10,10 +10,11 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench results report gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build sdist help
+.PHONY: bench bench-compare results report gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build \
+	sdist help
 
 help:  ## print the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
 
 # torch comes first and alone: with it installed, no other package asks for another build of it.
 $(STAMP): constraints.txt
@@ -42,6 +43,11 @@ results: build  ## the benchmark of this machine, for the report: benchmarks/res
 
 report: build  ## make benchmarks/report from benchmarks/results: a page, plots, and the README's part of it
 	@$(PY) benchmarks/report.py --readme README.md
+
+bench-compare: $(if $(BASE),build)  ## this tree's times against those of revision BASE; TESTS=all, SECONDS_PER_ROW, JSON
+	@test -n "$(BASE)" || { echo "bench-compare: say which revision: make bench-compare BASE=<rev>" >&2; exit 2; }
+	@$(PY) benchmarks/compare.py "$(BASE)" $(if $(TESTS),--tests $(TESTS)) \
+		$(if $(SECONDS_PER_ROW),--seconds $(SECONDS_PER_ROW)) $(if $(JSON),--json "$(JSON)")
 
 # On a GPU: PYTHON's own packages and no network. What is measured is rewritten after each row, RESUME=1 goes on.
 DEVICE ?= cuda
@@ -105,4 +111,6 @@ sdist: $(STAMP)  ## a source distribution in dist/, without a network
 	@HANOPS_NO_NATIVE=1 $(PY) -c "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
 
 clean:  ## remove everything that a verb made
+	@here=$$(pwd -P)/build/compare/; git worktree list --porcelain 2>/dev/null | sed -n 's/^worktree //p' | \
+		while read -r tree; do case "$$tree" in "$$here"*) git worktree remove --force "$$tree";; esac; done
 	@rm -rf $(VENV) build dist *.egg-info hanops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
 import shutil
 import statistics
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from cases import Case
-from interleave import Samples, median_ratio
+from interleave import Samples, half_interval, median_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("compare_worker.py")
@@ -68,14 +67,6 @@ ROWS = [
 
 
 # ---- statistics
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Returns half of the 95 % interval of the median, from the values' order: no distribution is assumed."""
-    ordered = sorted(values)
-    outside = max(0, math.floor(len(ordered) / 2 - 1.96 / 2 * math.sqrt(len(ordered))))
-    middle = statistics.median(ordered)
-    return max(middle - ordered[outside], ordered[-1 - outside] - middle)
 
 
 @dataclass(frozen=True)
@@ -209,6 +200,7 @@ def build(commit: str) -> Path:
                 say(line.rstrip()[:100])
     if process.returncode != 0 or not has_native_module(folder):
         raise ComparisonError("\n".join([f"{commit[:10]} does not build; its last lines were:", *lines[-15:]]))
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(wanted)
     return folder
 
@@ -360,6 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ComparisonError as error:
         print(f"bench-compare: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench-compare: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

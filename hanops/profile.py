@@ -221,16 +221,15 @@ def _copy_rate(device: torch.device) -> Callable[[], float]:
     return lambda: 2 * source.nbytes / seconds()
 
 
-def _multiply_add_rate(case: Case) -> Callable[[], float] | None:
+def _multiply_add_rate(device: torch.device, arithmetic: torch.dtype) -> Callable[[], float] | None:
     """Returns what measures the element-wise multiply-adds per second of the whole device, or None."""
-    arithmetic = arithmetic_dtype(case.dtype)
-    if case.device.type == "cuda":
+    if device.type == "cuda":
         if backends.missing("triton"):
             return None
         from hanops.triton.ceiling import multiply_adds
 
-        run, count = multiply_adds(arithmetic, case.device)
-        seconds = _timer(run, case.device)
+        run, count = multiply_adds(arithmetic, device)
+        seconds = _timer(run, device)
         return lambda: count / seconds()
     if native is None:
         return None
@@ -252,6 +251,20 @@ def _in_turns(samplers: dict[str, Callable[[], float]], seconds: float) -> dict[
     finally:
         gc.enable()
     return samples
+
+
+def ceilings(device: torch.device, seconds: float = 1.0) -> tuple[float, float | None]:
+    """Measures the two ceilings of a device, for about `seconds`.
+
+    Returns:
+        Bytes per second of a copy, read and written, and float32 multiply-adds of elements per second, or None where
+        nothing here can measure them. Medians.
+    """
+    samplers = {"copy": _copy_rate(device)}
+    if rate := _multiply_add_rate(device, torch.float32):
+        samplers["instructions"] = rate
+    samples = _in_turns(samplers, seconds)
+    return statistics.median(samples["copy"]), statistics.median(samples["instructions"]) if rate else None
 
 
 # ---- the tile on a GPU
@@ -334,7 +347,7 @@ def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
         }
         samplers = {name: _timer(call, case.device) for name, call in calls.items()}
         samplers["copy"] = _copy_rate(case.device)
-        if rate := _multiply_add_rate(case):
+        if rate := _multiply_add_rate(case.device, arithmetic_dtype(case.dtype)):
             samplers["instructions"] = rate
         samples = _in_turns(samplers, seconds)
     moved = {

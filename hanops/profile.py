@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shlex
 import statistics
 import time
@@ -102,7 +103,7 @@ class Row:
 class Profile:
     """A case, the backend that ran it, the two ceilings (medians, per second) and a row for each kernel.
 
-    where: the GPU's name, or the CPU's instruction set and threads.
+    where: the GPU's name, or the CPU's instruction set, threads and load average.
     multiply_adds_per_s: of elements, in the type of the arithmetic; None where nothing can measure it.
     """
 
@@ -125,7 +126,7 @@ class Profile:
         instructions = "unknown" if rate is None else f"{rate * 1e-9:.1f} G {arithmetic} multiply-adds/s"
         lines = [
             f"hanops {hanops.__version__}, torch {torch.__version__}, backend {self.backend}, {self.where}",
-            f"x {list(case.shape)} of {case.storage}, {case.depth} layers",
+            f"x {list(case.shape)} of {case.storage}, depth {case.depth}",
             f"ceilings, measured in the same turns: copy {self.copy_bytes_per_s * 1e-9:.1f} GB/s, "
             f"instructions {instructions}",
             "",
@@ -404,7 +405,8 @@ def _where(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     name = native.build_info()["instruction_set"] if native else "no native code"
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+    load = os.getloadavg()[0]  # other programs' work shows here, and makes short calls of several threads slow
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}, load average {load:.1f}"
 
 
 def trace(case: Case, file: str, backend: str = "auto", calls: int = 5) -> None:

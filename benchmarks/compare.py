@@ -183,7 +183,7 @@ def build(commit: str) -> Path:
         return folder
     say(f"building {commit[:10]} in {folder.relative_to(ROOT)} (a few minutes)")
     check_out(commit, folder)
-    environment = {k: v for k, v in os.environ.items() if k not in ("HANOPS_NO_NATIVE", "PYTHONPATH")}
+    environment = {k: v for k, v in os.environ.items() if k != "HANOPS_NO_NATIVE"}
     lines = []
     with subprocess.Popen(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],

@@ -103,10 +103,9 @@ def cpu_groups(full: bool) -> list[Group]:
     sweep = (*rivals, OTHERS[-1]) if full else (OWN, LINEAR, DEEP)
     ways = ("forward", "both")
     seconds = 3.0 if full else 1.0
-    widths = (30, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if full else (30, 64, 256, 512, 1024, 2048)
+    widths = (30, *powers(64, 16384)) if full else (30, 64, 256, 512, 1024, 2048, 4096, 8192)
     batches = powers(1, 65536, 2 if full else 4)
-    batches = batches if full else batches[:-2]
-    depths = powers(1, 64)
+    depths = powers(1, 512)
     big = Case(4096, 1024, 16)
     return [
         Group("stack", (big, Case(1024, 128, 20)), (OWN, LINEAR, EAGER, COMPILED), ("both",), 6.0),

@@ -9,7 +9,7 @@ from math import log
 import pandas as pd
 from cases import OWN
 
-LAUNCH_BOUND = {"cpu": 2**20, "cuda": 2**26}  # element-layers; a call of fewer is bound by its launch
+BEYOND = 10  # times the shortest call of a sweep: a call of fewer is bound by its launch
 AXES = {"batch": "rows", "width": "features", "depth": "layers"}
 
 
@@ -37,21 +37,16 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     return Fit(exponent, float(2.718281828459045 ** (mean_y - exponent * mean_x)), tuple(points))
 
 
-def beyond_launch(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of calls that are bound by their work."""
-    least = frame["device"].map(LAUNCH_BOUND)
-    return frame[frame["element_layers"] >= least]
-
-
 def time_fits(frame: pd.DataFrame, rival: str = OWN) -> pd.DataFrame:
-    """Returns the exponent of a rival's time for each sweep and direction, with the range and number of its points."""
+    """Returns the exponent of a rival's time for each sweep and direction, beyond the launch-bound region."""
     rows = []
     for group, axis in AXES.items():
-        swept = beyond_launch(frame[(frame["group"] == group) & (frame["rival"] == rival)])
+        swept = frame[(frame["group"] == group) & (frame["rival"] == rival)]
         for way, points in swept.groupby("way"):
-            law = fit(list(zip(points[axis], points["median"], strict=True)))
+            beyond = points[points["median"] >= BEYOND * points["median"].min()]
+            law = fit(list(zip(beyond[axis], beyond["median"], strict=True)))
             if law:
-                values = sorted(points[axis])
+                values = sorted(beyond[axis])
                 row = {"time over": axis, "direction": way, "exponent": law.exponent}
                 rows.append(row | {"from": values[0], "to": values[-1], "points": len(values)})
     return pd.DataFrame(rows)

@@ -262,7 +262,9 @@ def growth_text(frame: pd.DataFrame) -> dict[str, str]:
         if column in memory:
             memory[column] = ["" if pd.isna(v) else table.size(v) for v in memory[column]]
     return {
-        "Exponents of HanStack's time, beyond the launch-bound region": frame_table(growth.time_fits(frame)),
+        f"Exponents of HanStack's time, from {growth.BEYOND} times the shortest call": frame_table(
+            growth.time_fits(frame)
+        ),
         "Memory for each more layer": frame_table(memory),
     }
 
@@ -286,7 +288,7 @@ def section(file: Path, out: Path) -> str:
         if figure is None:
             continue
         image = out / f"{file.stem}-{name}.png"
-        figure.savefig(image, dpi=150)
+        figure.savefig(image, dpi=110)
         plt.close(figure)
         data = base64.b64encode(image.read_bytes()).decode()
         caption = html.escape(CAPTIONS[name])

@@ -116,10 +116,10 @@ def fits(name: str, case: Case, device: torch.device) -> bool:
     depth = case.layers if DEEP in name else 1
     if name.startswith("Linear"):
         work, memory = case.elements * case.features * depth, case.features**2 * depth * case.dtype.itemsize
-        most_work, most_memory = (2e10, 1e9) if device.type == "cpu" else (2e13, 2e10)
+        most_work, most_memory = (5e9, 1e9) if device.type == "cpu" else (2e13, 2e10)
         return work <= most_work and memory <= most_memory and not (DEEP in name and case.layers == 1)
     if name == HOUSEHOLDER:
         return case.dtype in (torch.float32, torch.float64)
     if name in (EAGER, COMPILED):
-        return case.element_layers <= (2**28 if device.type == "cpu" else 2**31)
+        return case.element_layers <= (2**26 if device.type == "cpu" else 2**31)
     return True

@@ -101,7 +101,7 @@ def test_wide_rows(backend, device, features, final_abs):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_wide_grouped_rows(backend, device, dtype):
-    check(stack, problem(1, 17000, 2, dtype, groups=2, device=device))
+    check(stack, problem(2, 17000, 2, dtype, groups=2, device=device))
 
 
 def test_widest_rows(backend, device, interpreted):

@@ -40,6 +40,19 @@ double scale_of(const P* u, int64_t features) {
   return largest > 0 && std::isfinite(largest) ? largest : 1;
 }
 
+// A sum of products, its chains no longer than a block of columns: the rounding error does not grow with the width.
+template <class A>
+struct WideSum {
+  Wide<A> block{0.0}, blocks{0.0};
+
+  HANOPS_INLINE void add(const Wide<A>& x, const Wide<A>& y) { block = vec::fmadd(x, y, block); }
+  HANOPS_INLINE void fold() {
+    blocks = blocks + block;
+    block = Wide<A>(0.0);
+  }
+  double total() const { return sum<double>(blocks + block); }
+};
+
 // Packs w and b of one layer. The norm is taken in double; for double itself u is scaled by its largest element first.
 // So neither tiny nor huge u under- or overflows.
 template <class A, class P>
@@ -58,12 +71,15 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
       return v;
     }
   };
-  Wide<A> squares(0.0);
-  for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-    const Wide<A> v = scaled(j, columns);
-    squares = vec::fmadd(v, v, squares);
-  });
-  const double norm = std::sqrt(sum<double>(squares)), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
+  WideSum<A> squares;
+  for_columns<A>(
+      features,
+      [&](int64_t j, auto columns) HANOPS_LAMBDA {
+        const Wide<A> v = scaled(j, columns);
+        squares.add(v, v);
+      },
+      [&] { squares.fold(); });
+  const double norm = std::sqrt(squares.total()), inverse = norm == 0 ? 0 : 1 / norm;  // u = 0: H = I
 
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     const Vec<A> bias =
@@ -97,12 +113,15 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
     const int64_t pair = 2 * j * kLanes<A>;
     return std::pair(widen<A>(load(w + pair)), widen<A>(load(total + pair)));
   };
-  Wide<A> products(0.0);
-  for_columns<A>(features, [&](int64_t j, auto) HANOPS_LAMBDA {
-    const auto [w_j, dw] = w_and_dw(j);
-    products = vec::fmadd(w_j, dw, products);
-  });
-  const Wide<A> along(sum<double>(products));
+  WideSum<A> products;
+  for_columns<A>(
+      features,
+      [&](int64_t j, auto) HANOPS_LAMBDA {
+        const auto [w_j, dw] = w_and_dw(j);
+        products.add(w_j, dw);
+      },
+      [&] { products.fold(); });
+  const Wide<A> along(products.total());
   const double scale = stack.norms[2 * layer], norm = stack.norms[2 * layer + 1], inverse = norm == 0 ? 0 : 1 / norm;
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     const auto [w_j, dw] = w_and_dw(j);

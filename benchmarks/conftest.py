@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
@@ -92,6 +92,7 @@ class Results:
 
     file: Path | None
     earlier: list[dict[str, Any]]
+    commit: dict[str, Any] = field(default_factory=get_commit_info)  # before the file itself is a change
     machine: dict[str, Any] | None = None
     written: float = 0.0
 
@@ -106,7 +107,7 @@ class Results:
             self.machine = session.get_machine_info()
         result = {
             "machine_info": self.machine,
-            "commit_info": get_commit_info(),
+            "commit_info": self.commit,
             "datetime": datetime.now(timezone.utc).isoformat(),
             "benchmarks": [*self.earlier, *new],
         }

@@ -100,6 +100,18 @@ def crossover(own: pd.DataFrame, other: pd.DataFrame, axis: str) -> float | None
     return None
 
 
+def _mark_crossover(axes: Axes, own: pd.DataFrame, dense: pd.DataFrame, axis: str) -> None:
+    meets = crossover(own, dense, axis)
+    both = own.merge(dense, on=axis, suffixes=("", "_dense"))
+    always = bool((both["median"] <= both["median_dense"]).all())
+    if meets:
+        axes.axvline(meets, color="#999999", linewidth=0.8, linestyle=":")
+        text = f"HanStack is faster than one\nLinear + ReLU from d = {meets:.0f}"
+    else:
+        text = f"HanStack is {'faster' if always else 'not faster'} than one\nLinear + ReLU at all of these widths"
+    axes.annotate(text, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8, color="#555555")
+
+
 def _sweep(group: str, axis: str, label: str, fixed: Callable[[pd.Series], str]) -> Callable[..., Figure | None]:
     def plot(result: dict[str, Any], frame: pd.DataFrame) -> Figure | None:
         swept = frame[(frame["group"] == group) & ~frame["way"].str.contains("graph")]
@@ -114,19 +126,8 @@ def _sweep(group: str, axis: str, label: str, fixed: Callable[[pd.Series], str])
                 axes.plot(rows[axis], rows["median"] * 1e3, **_look(str(name)))
             title = {"forward": "forward, no gradients", "both": "forward + backward"}[way]
             _log(axes, label, "time, ms", f"{title}; {fixed(points.iloc[0])}")
-            meets = LINEAR in by_rival and crossover(by_rival[OWN], by_rival[LINEAR], axis)
-            if group == "width" and meets:
-                axes.axvline(meets, color="#999999", linewidth=0.8, linestyle=":")
-                axes.annotate(
-                    f"faster than one\nLinear + ReLU\nfrom d = {meets:.0f}",
-                    (meets, 0.97),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(5, 0),
-                    textcoords="offset points",
-                    va="top",
-                    fontsize=8,
-                    color="#555555",
-                )
+            if group == "width" and LINEAR in by_rival:
+                _mark_crossover(axes, by_rival[OWN], by_rival[LINEAR], axis)
         all_axes[0].legend(fontsize=8, frameon=False, loc="best")
         return figure
 

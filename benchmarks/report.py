@@ -226,7 +226,7 @@ PLOTS: dict[str, Callable[[dict[str, Any], pd.DataFrame], Figure | None]] = {
     "small-networks": plot_small,
 }
 CAPTIONS = {
-    "width": "Time against width, each layer a row of the same batch.",
+    "width": "Time against width.",
     "depth": "Time against depth.",
     "batch": "Time against the batch.",
     "memory": "Memory against depth. A HanStack keeps its output and one bit for each element and layer.",
@@ -238,7 +238,7 @@ CAPTIONS = {
 
 def html_table(markdown: str) -> str:
     """Returns a Markdown table as HTML."""
-    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line]
+    lines = [line[2:-2].split(" | ") for line in markdown.splitlines() if line]
     if not lines:
         return ""
     head, rows = lines[0], lines[2:]

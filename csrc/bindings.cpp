@@ -9,6 +9,9 @@
 
 #include "backend.h"
 #include "cpu/kernels.h"
+#ifdef HANOPS_CUDA
+#include "cuda/plan.h"
+#endif
 
 namespace py = pybind11;
 
@@ -58,6 +61,36 @@ py::dict build_info() {
   return info;
 }
 
+#ifdef HANOPS_CUDA
+// What the CUDA kernel of a direction takes of the current GPU: "forward", "forward with bits" or "backward".
+py::dict cuda_residence(const std::string& kernel, const std::string& dtype, int64_t groups, int64_t rows, int features,
+                        int layers) {
+  using namespace hanops::cuda;
+  const auto type = scalar_type(dtype);
+  const bool backward = kernel == "backward";
+  int something = 0;  // what is not null is wanted; nothing is read
+  Call call;
+  call.groups = groups;
+  call.rows = rows;
+  call.features = features;
+  call.layers = call.abs_layers = layers;
+  call.type = call.parameter_type = type == at::kDouble  ? Type::kFloat64
+                                    : type == at::kFloat ? Type::kFloat32
+                                    : type == at::kHalf  ? Type::kFloat16
+                                                         : Type::kBFloat16;
+  if (kernel != "forward") call.signs = reinterpret_cast<uint8_t*>(&something);
+  if (backward) call.dx = call.du = call.db = call.y.data = &something;
+  const Plan plan(backward ? Direction::kBackward : Direction::kForward, call, Device::current());
+  const Residence taken = plan.residence();
+  py::dict result;
+  result["tile"] = plan.describe();
+  result["registers"] = taken.registers;
+  result["warps"] = taken.warps;
+  result["most_warps"] = taken.most_warps;
+  return result;
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -66,6 +99,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("fma_vectors_per_second", &fma_vectors_per_second, py::arg("seconds") = 0.2,
         py::call_guard<py::gil_scoped_release>(),
         "Independent float32 multiply-adds of whole vectors per second on one core, the best of many short runs.");
+#ifdef HANOPS_CUDA
+  m.def("cuda_residence", &cuda_residence, py::arg("kernel"), py::arg("dtype"), py::arg("groups"), py::arg("rows"),
+        py::arg("features"), py::arg("layers"), "The tile of a call on the current GPU, and what it takes of it.");
+#endif
   m.def("set_backend", [](const std::string& name) { hanops::chosen_backend = backend(name); });
   m.def(
       "set_rules",

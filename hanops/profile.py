@@ -72,6 +72,7 @@ class Residence:
     registers: int
     warps: int
     most_warps: int
+    tile: str = ""  # its rows, columns and lanes, in words
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ class Profile:
         ]
         if max(row.share_of_copy for row in self.rows) > 1:
             lines += ["", "A share of the copy above 100 %: the tensors stay in a cache, which the copy leaves."]
-        if self.backend == "cuda":
-            lines += ["", "Registers and occupancy of the CUDA kernels: see docs/profiling.md"]
+        if tiles := [f"{row.kernel}: {row.residence.tile}" for row in self.rows if row.residence]:
+            lines += ["", *tiles]
         return "\n".join(lines)
 
     def _columns(self) -> list[list[str]]:
@@ -287,7 +288,16 @@ def resident_warps(registers: int, warps: int, most_warps: int) -> int:
     return min(by_registers // warps, most_warps // warps, _BLOCKS) * warps
 
 
-def _residences(case: Case) -> dict[str, Residence]:
+def _cuda_residences(case: Case) -> dict[str, Residence]:
+    """Asks the CUDA run-time library what the kernels of a case take of its GPU."""
+    assert native is not None
+    sizes = (case.storage, case.groups or 1, case.batch, case.features, case.depth)
+    with torch.cuda.device(case.device):
+        taken = {kernel: native.cuda_residence(kernel, *sizes) for kernel in FLOORS["cuda"]}
+    return {kernel: Residence(**figures) for kernel, figures in taken.items()}
+
+
+def _triton_residences(case: Case) -> dict[str, Residence]:
     """Compiles the Triton kernels of a case for its GPU, an NVIDIA one, and reads what they take."""
     from triton.backends.compiler import GPUTarget
 
@@ -299,7 +309,8 @@ def _residences(case: Case) -> dict[str, Residence]:
     found = {}
     for name, kernel in ahead_of_time.main_kernels(case.storage, case.features).items():
         registers = ahead_of_time.resources(kernel, target).registers
-        found[name] = Residence(registers, resident_warps(registers, kernel.tile.warps, most), most)
+        tile = f"{kernel.tile.rows} rows, {kernel.tile.columns} columns, {kernel.tile.warps} warps"
+        found[name] = Residence(registers, resident_warps(registers, kernel.tile.warps, most), most, tile)
     return found
 
 
@@ -356,8 +367,11 @@ def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
         "forward with bits": x.nbytes + y.nbytes + signs.nbytes,
         "backward": y.nbytes + dy.nbytes + x.nbytes + signs.nbytes,  # dx is as large as x
     }
-    known = chosen == "triton" and case.device.type == "cuda" and not torch.version.hip
-    residences = _residences(case) if known else {}
+    residences: dict[str, Residence] = {}
+    if case.device.type == "cuda" and chosen == "cuda":
+        residences = _cuda_residences(case)
+    elif case.device.type == "cuda" and chosen == "triton" and not torch.version.hip:
+        residences = _triton_residences(case)
     return Profile(
         case,
         chosen,

@@ -207,6 +207,7 @@ def test_profile_program_runs():
         done = subprocess.run([program, *sizes, "--repeats", "1"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert len(re.findall(r"(?:inference|forward|backward) +[\d.]+ us", done.stdout)) == 3
+        assert done.stdout.count("warps resident") == 3
     wrong = subprocess.run([program, "--dtype", "int8"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "--dtype must be" in wrong.stderr

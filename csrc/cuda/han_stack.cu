@@ -9,8 +9,6 @@
 
 namespace hanops::cuda {
 
-using Kernel = void (*)(Call);
-
 // A tile as the plan sees it.
 struct Rung {
   int rows, chunks, vector, lanes, warps;  // of a team, as in Tile; no lanes: as many as a row needs
@@ -161,13 +159,25 @@ int Plan::team() const { return rung_->lanes ? rung_->lanes * rung_->warps : cal
 // A block of several teams, or of one that has several warps: those share the block's barrier.
 void Plan::set_threads(int threads) { threads_ = team() > 32 ? team() : threads; }
 
-// Bytes of shared memory for sums of `values` over the warps of a team, and for parameters packed there.
-size_t Plan::shared_memory(int values) const {
+// Bytes of shared memory of the main kernel: for sums over the warps of a team, and for parameters packed there.
+size_t Plan::shared_memory() const {
+  const int values = direction_ == Direction::kForward ? 1 : 2;
+  if (!rung_) return 2 * (kStreamThreads / 32) * values * item_;
   const int warps = rung_->lanes ? rung_->warps : call_.warps;
-  const size_t exchange = warps > 1 ? 2 * warps * values : 0;
+  const size_t exchange = warps > 1 ? 2 * warps * values * rung_->rows : 0;
   const size_t packed = call_.pack_here ? 2 * call_.layers * (call_.columns + 1) : 0;
   return (exchange + packed) * item_;
 }
+
+Kernel Plan::main_kernel() const {
+  const bool forward = direction_ == Direction::kForward;
+  const bool more = forward ? call_.signs != nullptr : call_.y.data != nullptr;  // sign bits, or du
+  if (rung_) return rung_->kernels[more];
+  const Others& others = item_ == 8 ? kOthers<double> : kOthers<float>;
+  return forward ? others.forward_streaming[more] : others.backward_streaming[more];
+}
+
+int Plan::main_threads() const { return rung_ ? threads_ : kStreamThreads; }
 
 bool Plan::fits_a_block() const { return 2 * size_t(call_.layers) * (call_.columns + 1) * item_ <= kPackHere; }
 
@@ -252,21 +262,12 @@ void Plan::launch(void* workspace, cudaStream_t stream) const {
   if (!call.pack_here) launch_kernel(others.prepare, "prepare", layers, kLayerThreads, between_warps, call, stream);
 
   const bool forward = direction_ == Direction::kForward;
-  const bool bits = call.signs != nullptr, rebuild = call.y.data != nullptr;
-  const int values = forward ? 1 : 2;
-  if (rung_) {
-    launch_kernel(rung_->kernels[forward ? bits : rebuild], forward ? "forward" : "backward", call.groups * call.blocks,
-                  threads_, shared_memory(values * rung_->rows), call, stream);
-  } else {
-    const size_t shared = 2 * (kStreamThreads / 32) * values * item_;
-    launch_kernel(forward ? others.forward_streaming[bits] : others.backward_streaming[rebuild],
-                  forward ? "forward_streaming" : "backward_streaming", stream_blocks_, kStreamThreads, shared, call,
-                  stream);
-  }
+  launch_kernel(main_kernel(), forward ? "forward" : "backward", rung_ ? call.groups * call.blocks : stream_blocks_,
+                main_threads(), shared_memory(), call, stream);
   if (!(call.du || call.db) || call.finish_here) return;
   if (call.coefficients) {
     call.blocks = slice_blocks_;
-    launch_kernel(others.parameter_gradients[rebuild], "parameter_gradients",
+    launch_kernel(others.parameter_gradients[call.y.data != nullptr], "parameter_gradients",
                   call.groups * call.blocks * (call.columns / 128), kSliceThreads, 0, call, stream);
   }
   if (call.totals) {
@@ -274,6 +275,18 @@ void Plan::launch(void* workspace, cudaStream_t stream) const {
                   call, stream);
   }
   launch_kernel(others.finish, "finish", layers, kLayerThreads, between_warps, call, stream);
+}
+
+Residence Plan::residence() const {
+  cudaFuncAttributes attributes;
+  int device = 0, blocks = 0, most_threads = 0;
+  check(cudaFuncGetAttributes(&attributes, main_kernel()), "cudaFuncGetAttributes");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, main_kernel(), main_threads(), shared_memory()),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&most_threads, cudaDevAttrMaxThreadsPerMultiProcessor, device),
+        "cudaDeviceGetAttribute");
+  return {attributes.numRegs, blocks * main_threads() / 32, most_threads / 32};
 }
 
 std::string Plan::describe() const {

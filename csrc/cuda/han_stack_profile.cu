@@ -247,7 +247,9 @@ void report(const char* name, const Plan& plan, double bytes, double slots, cons
   std::printf("%-10s %9.1f us %8.1f GB/s (%5.1f %% of a copy) %8.1f G element-layers/s (%5.1f %% of the issue slots)\n",
               name, time * 1e6, bytes / time * 1e-9, 100 * by_bytes / time, element_layers / time * 1e-9,
               100 * by_slots / time);
-  std::printf("           %s\n", plan.describe().c_str());
+  const Residence taken = plan.residence();
+  std::printf("           %s; %d registers, %d of %d warps resident\n", plan.describe().c_str(), taken.registers,
+              taken.warps, taken.most_warps);
 }
 
 void run(const Options& options) {

@@ -52,7 +52,14 @@ struct Device {
   static Device current();
 };
 
+// What a plan's main kernel takes of the current device.
+struct Residence {
+  int registers = 0;              // of a thread
+  int warps = 0, most_warps = 0;  // resident on a multiprocessor, and the most that it could hold
+};
+
 struct Rung;
+using Kernel = void (*)(Call);
 
 // Which kernels run a call, in how many blocks, and what they need. A call has at least one layer and one element.
 class Plan {
@@ -63,6 +70,7 @@ class Plan {
   size_t workspace() const { return workspace_; }
   // The kernels and tiles that will run, for people.
   std::string describe() const;
+  Residence residence() const;
   // Launches the kernels on a stream of the current device. Throws std::runtime_error where a launch fails.
   void launch(void* workspace, cudaStream_t stream) const;
 
@@ -76,7 +84,9 @@ class Plan {
   int resident_blocks(int threads, int warps_per_processor) const;
   int team() const;
   void set_threads(int threads);
-  size_t shared_memory(int values) const;
+  size_t shared_memory() const;
+  Kernel main_kernel() const;
+  int main_threads() const;
   bool fits_a_block() const;
   void reserve_packed();
   size_t reserve(size_t elements);

@@ -224,7 +224,7 @@ from hanops.triton import ceiling
 from hanops.triton.compile import TARGETS
 gpu = SimpleNamespace(major=9, minor=0, warp_size=32, max_threads_per_multi_processor=2048)
 torch.cuda.get_device_properties = lambda device: gpu
-found = {name: vars(taken) for name, taken in profile._residences(profile.Case(62, 2, 5)).items()}
+found = {name: vars(taken) for name, taken in profile._triton_residences(profile.Case(62, 2, 5)).items()}
 names = ceiling.multiply_add.arg_names
 constants = {"accumulate": tl.float32, "block": 32 * ceiling.WARPS * ceiling.CHAINS, "steps": ceiling.STEPS}
 source = ASTSource(

@@ -1,7 +1,9 @@
 // The ops as torch sees them: schemas, autograd, and the implementation that a call reaches.
+#include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
 #include "backend.h"
@@ -21,6 +23,7 @@ using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 using Needs = std::array<bool, 3>;  // dx, du, db
 
+using StackSchema = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool);
 using ForwardSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool);
 using BackwardSchema = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
                                                           const Tensor&, const OptionalTensor&, bool, Needs);
@@ -40,9 +43,32 @@ const auto& backward_op() {
   return op;
 }
 
+// ---- autograd
+
 bool requires_grad(const OptionalTensor& t) { return t && t->requires_grad(); }
 
-// ---- autograd
+template <class... Tensors>
+bool any_requires_grad(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
+}
+
+// Under a transform of torch.func and with tangents of forward mode, which C++ Functions do not take part in.
+template <class... Tensors>
+bool is_transformed(const Tensors&... tensors) {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
+         (torch::autograd::isFwGradDefined(tensors) || ...);
+}
+
+// The two ops with every derivative, by hanops/autograd.py: under transforms, and where a gradient is derived again.
+const auto& differentiable_forward_op() {
+  static const auto op = find_op<ForwardSchema>("hanops::han_stack_forward_differentiable");
+  return op;
+}
+
+const auto& differentiable_backward_op() {
+  static const auto op = find_op<BackwardSchema>("hanops::han_stack_backward_differentiable");
+  return op;
+}
 
 struct HanStack : Function<HanStack> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b,
@@ -50,11 +76,13 @@ struct HanStack : Function<HanStack> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, signs] = forward_op().call(x, u, b, final_abs, true);
     // y serves to rebuild the activations, which only du asks for.
+    ctx->set_materialize_grads(false);
     ctx->save_for_backward({u.requires_grad() ? y : Tensor(), signs, u, b ? *b : Tensor()});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(4);
     const auto saved = ctx->get_saved_variables();
     const Tensor &y = saved[0], &signs = saved[1], &u = saved[2], &b = saved[3];
     const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
@@ -67,36 +95,39 @@ struct HanStack : Function<HanStack> {
 
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
   check_stack("x", x, u, b);
-  if (at::GradMode::is_enabled() && (x.requires_grad() || u.requires_grad() || requires_grad(b))) {
-    return HanStack::apply(x, u, b, final_abs);
-  }
+  if (is_transformed(x, u, b)) return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, true));
+  if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs);
   at::AutoDispatchBelowADInplaceOrView guard;
   return std::get<0>(forward_op().call(x, u, b, final_abs, false));
 }
 
-// First-order gradients only: a second derivative is refused where it would be used, not silently zero.
-struct HanStackBackward : Function<HanStackBackward> {
-  static variable_list forward(AutogradContext*, const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
-                               const Tensor& u, const OptionalTensor& b, bool final_abs, Needs needs) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [dx, du, db] = backward_op().call(dy, y, signs, u, b, final_abs, needs);
-    return {dx, du, db};
+std::tuple<Tensor, Tensor> han_stack_forward_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b,
+                                                      bool final_abs, bool save) {
+  check_stack("x", x, u, b);
+  if (is_transformed(x, u, b) || any_requires_grad(x, u, b)) {
+    return differentiable_forward_op().call(x, u, b, final_abs, save);
   }
-
-  static variable_list backward(AutogradContext*, const variable_list&) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "han_stack: double backward is not implemented");
-  }
-};
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return forward_op().call(x, u, b, final_abs, save);
+}
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy, const OptionalTensor& y,
                                                                const Tensor& signs, const Tensor& u,
                                                                const OptionalTensor& b, bool final_abs, Needs needs) {
-  if (at::GradMode::is_enabled() && (dy.requires_grad() || requires_grad(y) || u.requires_grad() || requires_grad(b))) {
-    auto grads = HanStackBackward::apply(dy, y, signs, u, b, final_abs, needs);
-    return {grads[0], grads[1], grads[2]};
+  if (is_transformed(dy, y, u, b) || any_requires_grad(dy, y, u, b)) {
+    return differentiable_backward_op().call(dy, y, signs, u, b, final_abs, needs);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return backward_op().call(dy, y, signs, u, b, final_abs, needs);
+}
+
+// ---- autocast: x alone, float64 excepted; u and b stay as they are
+
+template <c10::DeviceType device>
+Tensor han_stack_autocast(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  static const auto op = find_op<StackSchema>("hanops::han_stack");
+  return op.call(at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device), u, b, final_abs);
 }
 
 // ---- implementations
@@ -147,17 +178,22 @@ constexpr const char* kBackward =
     "-> (Tensor dx, Tensor du, Tensor db)";
 
 TORCH_LIBRARY(hanops, m) {
-  m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor");
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+  m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor", tags);
   for (const char* suffix : {"", "_cuda"}) {
-    m.def(c10::str("han_stack_forward", suffix, kForward).c_str());
-    m.def(c10::str("han_stack_backward", suffix, kBackward).c_str());
+    m.def(c10::str("han_stack_forward", suffix, kForward).c_str(), tags);
+    m.def(c10::str("han_stack_backward", suffix, kBackward).c_str(), tags);
   }
 }
 
 TORCH_LIBRARY_IMPL(hanops, Autograd, m) {
   m.impl("han_stack", han_stack_autograd);
+  m.impl("han_stack_forward", han_stack_forward_autograd);
   m.impl("han_stack_backward", han_stack_backward_autograd);
 }
+
+TORCH_LIBRARY_IMPL(hanops, AutocastCPU, m) { m.impl("han_stack", han_stack_autocast<at::kCPU>); }
+TORCH_LIBRARY_IMPL(hanops, AutocastCUDA, m) { m.impl("han_stack", han_stack_autocast<at::kCUDA>); }
 
 TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
   m.impl("han_stack", han_stack);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hanops import ops as _ops  # noqa: F401  registers the ops
+from hanops import ops, vmap  # noqa: F401  register the ops
 
 _han_stack = torch.ops.hanops.han_stack.default
 

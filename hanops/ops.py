@@ -1,22 +1,22 @@
-"""The registered ops under `torch.ops.hanops`: the native library, their fakes, and their definition in plain torch.
+"""The registered ops under `torch.ops.hanops`, where C++ does not define them, and their fakes.
 
-The plain-torch pair (`han_stack_forward_reference`, `han_stack_backward_reference`) serves the backend 'reference',
-devices without kernels, and builds without native code, in which the schemas are defined here. The Triton pair
-(`..._triton`) launches the kernels of `hanops.triton`, which is imported by the first call. The CUDA pair (`..._cuda`)
-is native.
+`han_stack_forward` and `han_stack_backward` run the pair of one backend: `..._reference` (plain torch, which also
+serves devices without kernels), `..._triton` (imported by the first call), and, native, `..._cuda` and the CPU's
+kernels. The pair `..._differentiable` runs the two ops themselves, and derives what the C++ autograd does not. A build
+without native code has its schemas, its autocast and its autograd from here.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from hanops import backends, reference
+from hanops import autograd, backends, plain
 from hanops.checks import check_saved, check_stack, signs_shape
 from hanops.native import native
-from hanops.signs import is_chunked, pack, unpack
 
 _FORWARD = "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)"
 _BACKWARD = (
@@ -26,79 +26,6 @@ _BACKWARD = (
 
 
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
-
-
-# ---- the two ops in plain torch
-
-
-def _as_rows(t: Tensor, u: Tensor) -> Tensor:
-    """Views t (..., features) as (groups, rows, features), one group where u has none."""
-    groups = u.shape[0] if u.dim() == 3 else 1
-    rows = t.numel() // (groups * t.shape[-1]) if groups else 0
-    return t.reshape(groups, rows, t.shape[-1])
-
-
-def _layers(t: Tensor) -> Tensor:
-    """Views parameters as (groups, layers, features)."""
-    return t if t.dim() == 3 else t.unsqueeze(0)
-
-
-def forward_reference(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
-    """Returns y and, where `save`, the packed sign bits of every layer that ends in an absolute value."""
-    dtype = reference.arithmetic_dtype(x.dtype)
-    w = reference.unit(_layers(u).to(dtype))
-    rows = _as_rows(x, u).to(dtype)
-    layers = u.shape[-2]
-    signs = x.new_empty(signs_shape(x, u, final_abs) if save else [0], dtype=torch.uint8)
-    for layer in range(layers):
-        w_l = w[:, layer, None]
-        rows = rows - 2 * (rows * w_l).sum(-1, keepdim=True) * w_l
-        if b is not None:
-            rows = rows + _layers(b)[:, layer, None].to(dtype)
-        if final_abs or layer < layers - 1:
-            if save:
-                signs[..., layer, :] = pack(torch.signbit(rows), is_chunked(x.device)).view(signs[..., layer, :].shape)
-            rows = rows.abs()
-    return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), signs
-
-
-def backward_reference(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns dx, du and db, each of shape (0,) where not needed, by undoing the layers from y and the sign bits."""
-    needs_dx, needs_du, needs_db = needs
-    dtype = reference.arithmetic_dtype(dy.dtype)
-    wide = _layers(u).to(dtype)
-    w = reference.unit(wide)
-    g = _as_rows(dy, u).to(dtype)
-    x = _as_rows(y, u).to(dtype) if needs_du and y is not None else None
-    dw, db = torch.zeros_like(wide), torch.zeros_like(wide)
-    for layer in reversed(range(u.shape[-2])):
-        w_l = w[:, layer, None]
-        if layer < signs.shape[-2]:
-            negative = unpack(signs[..., layer, :], dy.shape[-1], is_chunked(dy.device)).view(g.shape)
-            s = 1 - 2 * negative.to(torch.int8)
-            g = g * s
-            x = None if x is None else x * s
-        db[:, layer] = g.sum(-2)
-        beta = (g * w_l).sum(-1, keepdim=True)
-        if x is not None:
-            p = x if b is None else x - _layers(b)[:, layer, None].to(dtype)
-            alpha = -(p * w_l).sum(-1, keepdim=True)
-            x = p + 2 * alpha * w_l
-            dw[:, layer] = -2 * (alpha * g + beta * x).sum(-2)
-        g = g - 2 * beta * w_l
-    largest = wide.abs().amax(-1, keepdim=True)
-    largest = torch.where(largest == 0, 1, largest)
-    norm = (wide / largest).square().sum(-1, keepdim=True).sqrt()
-    across = (dw - (w * dw).sum(-1, keepdim=True) * w) / torch.where(norm == 0, 1, norm) / largest
-    du = torch.where(norm == 0, 0, across)
-    none = u.new_empty(0)
-    return (
-        g.reshape(dy.shape).to(dy.dtype, copy=u.shape[-2] == 0).contiguous() if needs_dx else dy.new_empty(0),
-        du.view(u.shape).to(u.dtype) if needs_du else none,
-        db.view(u.shape).to(u.dtype) if needs_db else none.clone(),
-    )
 
 
 # ---- the two ops in Triton
@@ -122,8 +49,8 @@ def backward_triton(
     return han_stack.backward(dy, y, signs, u, b, final_abs, needs)
 
 
-_FORWARDS = {"reference": forward_reference, "triton": forward_triton}
-_BACKWARDS = {"reference": backward_reference, "triton": backward_triton}
+_FORWARDS = {"reference": plain.forward, "triton": forward_triton}
+_BACKWARDS = {"reference": plain.backward, "triton": backward_triton}
 for _name in _FORWARDS:
     library.define(f"han_stack_forward_{_name}{_FORWARD}")
     library.define(f"han_stack_backward_{_name}{_BACKWARD}")
@@ -131,58 +58,15 @@ for _name in _FORWARDS:
     library.impl(f"han_stack_backward_{_name}", _BACKWARDS[_name], "CompositeExplicitAutograd")
 
 
-# ---- schemas, implementation and autograd of a build without native code
+# ---- the two ops with every derivative
+
+library.define(f"han_stack_forward_differentiable{_FORWARD}")
+library.define(f"han_stack_backward_differentiable{_BACKWARD}")
+library.impl("han_stack_forward_differentiable", autograd.han_stack_forward, "CompositeImplicitAutograd")
+library.impl("han_stack_backward_differentiable", autograd.han_stack_backward, "CompositeImplicitAutograd")
 
 
-class _HanStack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:  # type: ignore[no-untyped-def]
-        y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True)
-        rebuild = ctx.needs_input_grad[1]
-        ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None)
-        ctx.final_abs = final_abs
-        return y
-
-    @staticmethod
-    def backward(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
-        y, signs, u, b = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, ctx.final_abs, needs)
-        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), None)
-
-
-class _HanStackBackward(torch.autograd.Function):
-    """Refuses a second derivative where it would be used, instead of leaving it out."""
-
-    @staticmethod
-    def forward(ctx, *args):  # type: ignore[no-untyped-def]
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.hanops.han_stack_backward(*args)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("han_stack: double backward is not implemented")
-
-
-def _requires_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _han_stack_backward_autograd(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    if _requires_grad(dy, y, u, b):
-        return _HanStackBackward.apply(dy, y, signs, u, b, final_abs, needs)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, final_abs, needs)
-
-
-def _han_stack_autograd(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
-    check_stack("x", x, u, b)
-    if _requires_grad(x, u, b):
-        return _HanStack.apply(x, u, b, final_abs)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, False)[0]
+# ---- schemas, implementation, autograd and autocast of a build without native code
 
 
 def _define_without_native() -> None:
@@ -200,17 +84,52 @@ def _define_without_native() -> None:
         check_saved(dy, y, signs, u, final_abs, needs)
         return _BACKWARDS[selected(dy, u)](dy, y, signs, u, b, final_abs, needs)
 
-    def composed(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
         return forward(x, u, b, final_abs, False)[0]
+
+    def differentiable_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+        check_stack("x", x, u, b)
+        save = autograd.is_differentiated(x, u, b)
+        return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, save)[0]
+
+    def differentiable_forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
+        check_stack("x", x, u, b)
+        if autograd.is_differentiated(x, u, b):
+            return autograd.han_stack_forward(x, u, b, *flags)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.hanops.han_stack_forward(x, u, b, *flags)
+
+    def differentiable_backward(
+        dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        arguments = (dy, y, signs, u, b, final_abs, needs)
+        if autograd.is_differentiated(dy, y, u, b):
+            return autograd.han_stack_backward(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.hanops.han_stack_backward(*arguments)
+
+    def autocast(device_type: str) -> Callable[..., Tensor]:
+        key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}"))
+
+        def cast(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+            casts = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            x = x.to(torch.get_autocast_dtype(device_type)) if casts else x
+            with torch._C._ExcludeDispatchKeyGuard(key):
+                return torch.ops.hanops.han_stack(x, u, b, final_abs)
+
+        return cast
 
     library.define("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor")
     library.define("han_stack_forward" + _FORWARD)
     library.define("han_stack_backward" + _BACKWARD)
-    library.impl("han_stack", composed, "CompositeExplicitAutograd")
+    library.impl("han_stack", stack, "CompositeExplicitAutograd")
     library.impl("han_stack_forward", forward, "CompositeExplicitAutograd")
     library.impl("han_stack_backward", backward, "CompositeExplicitAutograd")
-    library.impl("han_stack", _han_stack_autograd, "Autograd")
-    library.impl("han_stack_backward", _han_stack_backward_autograd, "Autograd")
+    library.impl("han_stack", differentiable_stack, "Autograd")
+    library.impl("han_stack_forward", differentiable_forward, "Autograd")
+    library.impl("han_stack_backward", differentiable_backward, "Autograd")
+    for device_type in ("cpu", "cuda"):
+        library.impl("han_stack", autocast(device_type), f"Autocast{device_type.upper()}")
     warnings.warn(
         "hanops was built without native code (HANOPS_NO_NATIVE): its ops run in plain torch, slowly", stacklevel=2
     )

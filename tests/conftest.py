@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
     hypothesis.settings.register_profile("fixed", derandomize=True)
     hypothesis.settings.load_profile("default" if config.getoption("--seed") else "fixed")
     if config.getoption("--device") == "cpu":
@@ -44,6 +45,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[str]:
+    lacks = request.node.get_closest_marker("lacks")
+    if lacks and request.param in lacks.args[0]:
+        pytest.skip(lacks.args[0][request.param])
     if request.param == "cuda" and device.type == "cpu":
         emulation.load()
     with hanops.use_backend(request.param):

@@ -40,11 +40,11 @@ with pytest.raises(ValueError, match="u must have shape"):
     hanops.han_stack(p.x, p.u[0])
 with pytest.raises(ValueError, match="'cpu' is not available"), hanops.use_backend("cpu"):
     pass
-(dx,) = torch.autograd.grad(hanops.han_stack(*p.inputs()[:1], p.u.requires_grad_()).sum(), p.u, create_graph=True)
-with pytest.raises(RuntimeError, match="double backward is not implemented"):
-    dx.sum().backward()
 with torch.no_grad():
     assert not hanops.HanStack(4, 2)(torch.ones(1, 4)).requires_grad
+page = {tests!r} + "/test_compatibility.py"
+apart = "reference and not inductor and not data_loader and not shared"
+sys.exit(pytest.main([page, "-q", "-p", "no:cacheprovider", "-W", "default", "-k", apart]))
 """
 
 
@@ -66,7 +66,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_native_code(tmp_path):
     done = run(copy_of_package(tmp_path), SCRIPT.format(tests=str(Path(__file__).parent)))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_library_that_does_not_load(tmp_path):

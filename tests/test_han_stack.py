@@ -449,15 +449,6 @@ def test_changing_the_output_in_place_is_caught(backend, device):
         y.sum().backward()
 
 
-@pytest.mark.parametrize("power", [1, 2])
-def test_double_backward_is_refused(backend, device, power):
-    p = problem(9, 16, 3, torch.float64, device=device)
-    x, *rest = p.inputs()
-    (dx,) = torch.autograd.grad((stack(x, *rest) ** power).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="han_stack: double backward is not implemented"):
-        dx.sum().backward()
-
-
 def test_undefined_gradients_are_zero(backend, device):
     p = problem(3, 8, 2, torch.float32, device=device)
     x, u, b = p.inputs()

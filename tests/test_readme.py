@@ -1,16 +1,20 @@
-"""The README's example runs as it stands."""
+"""The README's examples run as they stand."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_example_trains():
+def test_examples():
     torch.manual_seed(0)
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(example, str(README), "exec"), names)
+    train, export = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(train, str(README), "exec"), names)
     assert names["loss"].item() < 0.5
+    exec(compile(export, str(README), "exec"), names)
+    x = torch.rand(7, 2)
+    torch.testing.assert_close(names["program"].module()(x), names["model"](x))

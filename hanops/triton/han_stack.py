@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,14 +96,16 @@ class _Stack:
         return max(1, min(programs, tiles))
 
 
+_INTERPRETER = threading.Lock()
 _TRITON_BACKEND = "hip" if torch.version.hip else "cuda"
 
 
 @contextmanager
 def _on(device: torch.device) -> Iterator[None]:
-    """Makes the tensors' GPU current: Triton launches on that one."""
+    """Makes the tensors' GPU current: Triton launches on that one. The interpreter serves one thread at a time."""
     if device.type == "cpu":
-        yield
+        with _INTERPRETER:
+            yield
     else:
         with torch.cuda.device(device):
             yield

@@ -18,39 +18,47 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// While it lives, the given tensors and what is allocated are the memory that kernels may touch.
-class Memory : c10::Allocator {
+// While it lives, the given tensors and what this thread allocates are the memory that kernels may touch.
+class Memory {
  public:
-  explicit Memory(std::initializer_list<const Tensor*> tensors) : lock_(one_call), base_(c10::GetCPUAllocator()) {
+  explicit Memory(std::initializer_list<const Tensor*> tensors) : lock_(one_call) {
     for (const Tensor* t : tensors) {
       if (t && t->defined()) add(t->storage().data(), t->storage().nbytes());
     }
-    c10::SetCPUAllocator(this, /*priority=*/100);
+    current = this;
   }
-  ~Memory() override {
-    c10::SetCPUAllocator(base_, /*priority=*/100);
+  ~Memory() {
+    current = nullptr;
     for (const void* buffer : buffers_) emulator::remove_buffer(buffer);
   }
 
-  c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr data = base_->allocate(bytes);
-    add(data.get(), bytes);
-    return data;
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return base_->raw_deleter(); }
-  void copy_data(void* to, const void* from, size_t bytes) const override { base_->copy_data(to, from, bytes); }
-
- private:
   void add(const void* begin, size_t bytes) {
     emulator::add_buffer(begin, bytes);
     buffers_.push_back(begin);
   }
 
+  static inline thread_local Memory* current = nullptr;
+
+ private:
   static inline std::mutex one_call;
   std::lock_guard<std::mutex> lock_;
-  c10::Allocator* base_;
   std::vector<const void*> buffers_;
 };
+
+// The CPU's allocator, which tells the thread's Memory of what it gives. It stays, for other threads may hold it.
+struct Allocator : c10::Allocator {
+  Allocator() { c10::SetCPUAllocator(this, /*priority=*/100); }
+
+  c10::DataPtr allocate(size_t bytes) override {
+    c10::DataPtr data = base->allocate(bytes);
+    if (Memory::current) Memory::current->add(data.get(), bytes);
+    return data;
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return base->raw_deleter(); }
+  void copy_data(void* to, const void* from, size_t bytes) const override { base->copy_data(to, from, bytes); }
+
+  c10::Allocator* const base = c10::GetCPUAllocator();
+} allocator;
 
 const Tensor* pointer(const OptionalTensor& t) { return t ? &*t : nullptr; }
 

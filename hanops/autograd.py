@@ -1,0 +1,205 @@
+"""Every derivative that the C++ autograd leaves out: transforms of torch.func, forward mode, and second derivatives.
+
+C++ calls the two ops `..._differentiable` for those, and builds without native code call them for all. They keep what
+the C++ autograd keeps. The second derivative rebuilds the activations too, twice: downward and upward again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from hanops import plain, reference
+from hanops.plain import across, as_rows, by_layer, length, plus_minus, stacked
+
+
+def _has_tangent(*tensors: Tensor | None) -> bool:
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Tells whether autograd records a call on these tensors, or forward mode derives it."""
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return recorded or _has_tangent(*tensors)
+
+
+_VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+
+
+def _below(op: Any, *args: Any) -> Any:
+    """Calls op below autograd, where the next transform outward, if there is one, derives it in turn."""
+    with (
+        torch.enable_grad(),
+        forward_ad._set_fwd_grad_enabled(True),
+        torch._C._AutoDispatchBelowAutograd(),
+        torch._C._ExcludeDispatchKeyGuard(_VIEWS),
+    ):
+        return op(*args)
+
+
+# Single-level: dispatched ops meet the transforms one by one, so a Function here only sees the innermost.
+
+
+class _Forward(_SingleLevelFunction):
+    @staticmethod
+    def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> tuple[Tensor, Tensor]:
+        return _below(torch.ops.hanops.han_stack_forward, x, u, b, final_abs, True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, u, b, ctx.final_abs = inputs
+        y, signs = output
+        rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
+        ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None)
+        ctx.mark_non_differentiable(signs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 4
+        y, signs, u, b = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, ctx.final_abs, needs)
+        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), None)
+
+
+class _Backward(_SingleLevelFunction):
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _below(torch.ops.hanops.han_stack_backward, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.final_abs, ctx.needs = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:
+        v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, ctx.needs, strict=True))
+        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=ctx.final_abs)
+        grads = (dy, y, None, u, b, None, None)
+        return tuple(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=True))
+
+
+def han_stack_forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
+    if _has_tangent(x, u, b):
+        return plain.forward(x, u, b, final_abs, True)
+    with enable_single_level_autograd_function():
+        y, signs = _Forward.apply(x, u, b, final_abs)  # type: ignore[attr-defined]
+    return y, signs if save else signs.new_empty(0)
+
+
+def han_stack_backward(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
+    if _has_tangent(dy, y, u, b):
+        return plain.backward(dy, y, signs, u, b, final_abs, needs)
+    with enable_single_level_autograd_function():
+        return _Backward.apply(  # type: ignore[attr-defined]
+            dy, y, signs, u, b, final_abs, needs
+        )
+
+
+# ---- second derivatives
+
+
+def pushforward(v: Tensor, signs: Tensor, u: Tensor, final_abs: bool) -> Tensor:
+    """Returns J v for the stack's Jacobian J = s_L H_L ... s_1 H_1, from its sign bits.
+
+    J is the transpose of the Jacobian of a stack of the same layers in reverse order, which the backward applies.
+    """
+    last = u.shape[-2] - 1
+    if last < 0:
+        return v
+    needs = [True, False, False]
+    backward = torch.ops.hanops.han_stack_backward
+    rows, _, _ = backward(v, None, signs[..., :last, :].flip(-2), u.flip(-2), None, False, needs)
+    return rows * plus_minus(signs, last, as_rows(rows, u)).reshape(rows.shape) if final_abs else rows
+
+
+def double_backward(
+    v_dx: Tensor | None,
+    v_du: Tensor | None,
+    v_db: Tensor | None,
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    *,
+    final_abs: bool,
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of S = v_dx . dx + v_du . du + v_db . db in dy, y, u and b.
+
+    (dx, du, db) are what `han_stack_backward` gives for these arguments; a v that is None counts as 0. All of it can be
+    derived again. docs/maths.md has the derivation.
+    """
+    if v_du is None and v_db is None:
+        if v_dx is None:
+            return None, None, None, None
+        # dx is linear in dy, and in u as the stack itself is: both gradients are those of a stack without biases.
+        m = pushforward(v_dx, signs, u, final_abs)
+        needs = [False, True, False]
+        return m, None, torch.ops.hanops.han_stack_backward(dy, m, signs, u, None, final_abs, needs)[1], None
+
+    dtype = reference.arithmetic_dtype(dy.dtype)
+    wide = by_layer(u).to(dtype)
+    ws = reference.unit(wide).unsqueeze(-2)  # (groups, layers, 1, features)
+    bs = torch.zeros_like(ws) if b is None else by_layer(b).to(dtype).unsqueeze(-2)
+    v = torch.zeros_like(wide) if v_du is None else by_layer(v_du).to(dtype)
+    v_b = torch.zeros_like(ws) if v_db is None else by_layer(v_db).to(dtype).unsqueeze(-2)
+    w_dots = across(v, wide).unsqueeze(-2)  # the derivative of w where u moves along v
+
+    def dot(a: Tensor, c: Tensor) -> Tensor:
+        return (a * c).sum(-1, keepdim=True)
+
+    def reflect(rows: Tensor, w: Tensor) -> Tensor:
+        return rows - 2 * dot(rows, w) * w
+
+    # Downward, from y and dy to x_0 and g_0. Where y was not kept, du was not asked for, and x meets only zeros.
+    g = as_rows(dy, u).to(dtype)
+    x = torch.zeros_like(g) if y is None else as_rows(y, u).to(dtype)
+    layers = range(u.shape[-2])
+    for layer in reversed(layers):
+        s = plus_minus(signs, layer, g)
+        x = reflect(s * x - bs[:, layer], ws[:, layer])
+        g = reflect(s * g, ws[:, layer])
+
+    # Upward, with m and k, the gradients of S in g and x of the layer: S is a sum over layers of v_db . gz and
+    # -2 ((w_dot . x) (w . gz) + (w . x) (w_dot . gz)), and v_dx . g_0.
+    m = torch.zeros_like(g) if v_dx is None else as_rows(v_dx, u).to(dtype)
+    k = torch.zeros_like(g)
+    dws, d_w_dots, dbs = [], [], []
+    for layer in layers:
+        w, w_dot = ws[:, layer], w_dots[:, layer]
+        gz, p = reflect(g, w), reflect(x, w)
+        k = k - 2 * (dot(w, gz) * w_dot + dot(w_dot, gz) * w)
+        d_w = dot(w_dot, x) * gz + dot(w_dot, gz) * x + dot(w, gz) * m + dot(w, m) * gz + dot(w, p) * k + dot(w, k) * p
+        dws.append(-2 * d_w.sum(-2))
+        d_w_dots.append(-2 * (dot(w, gz) * x + dot(w, x) * gz).sum(-2))
+        m = reflect(m, w) - 2 * (dot(w_dot, x) * w + dot(w, x) * w_dot) + v_b[:, layer]
+        k = reflect(k, w)
+        dbs.append(-k.sum(-2))
+        s = plus_minus(signs, layer, g)
+        m, k, x, g = s * m, s * k, s * (p + bs[:, layer]), s * gz
+
+    # From w = u / |u| and w_dot = (v - (w . v) w) / |u| to u.
+    dw, d_w_dot = (stacked(t, wide) for t in (dws, d_w_dots))
+    w, w_dot, size = ws.squeeze(-2), w_dots.squeeze(-2), length(wide)
+    dw = dw - (dot(d_w_dot, w) * v + dot(w, v) * d_w_dot) / size
+    du = across(dw, wide) - dot(d_w_dot, w_dot) / size * w
+    return (
+        m.reshape(dy.shape).to(dy.dtype),
+        None if y is None else k.reshape(dy.shape).to(dy.dtype),
+        du.reshape(u.shape).to(u.dtype),
+        None if b is None else stacked(dbs, wide).reshape(u.shape).to(u.dtype),
+    )

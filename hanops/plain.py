@@ -1,0 +1,127 @@
+"""The forward and the backward op in plain torch: the backend 'reference', and what exported graphs decompose to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hanops import reference
+from hanops.checks import signs_shape
+from hanops.signs import is_chunked, pack, unpack
+
+
+def as_rows(t: Tensor, u: Tensor) -> Tensor:
+    """Views t (..., features) as (groups, rows, features), one group where u has none."""
+    groups = u.shape[0] if u.dim() == 3 else 1
+    rows = t.numel() // (groups * t.shape[-1]) if groups else 0
+    return t.reshape(groups, rows, t.shape[-1])
+
+
+def by_layer(t: Tensor) -> Tensor:
+    """Views parameters as (groups, layers, features)."""
+    return t if t.dim() == 3 else t.unsqueeze(0)
+
+
+def plus_minus(signs: Tensor, layer: int, rows: Tensor) -> Tensor:
+    """Returns -1 where the sign bit of a layer is set and +1 elsewhere, like rows (groups, n, features).
+
+    A last layer without its absolute value has no bits, and gets +1.
+    """
+    if layer >= signs.shape[-2]:
+        return torch.ones_like(rows)
+    negative = unpack(signs[..., layer, :], rows.shape[-1], is_chunked(rows.device)).reshape(rows.shape)
+    return 1 - 2 * negative.to(rows.dtype)
+
+
+def length(u: Tensor) -> Tensor:
+    """Returns |u| along the last axis, which stays, and 1 where u = 0. Its squares neither under- nor overflow."""
+    largest = u.detach().abs().amax(-1, keepdim=True)
+    largest = torch.where(largest == 0, 1, largest)
+    squares = (u / largest).square().sum(-1, keepdim=True)
+    return torch.where(squares == 0, 1, squares).sqrt() * largest
+
+
+def across(dw: Tensor, u: Tensor) -> Tensor:
+    """Returns (dw - (w . dw) w) / |u| with w = u / |u|: what a gradient in w is in u. 0 where u = 0."""
+    w = reference.unit(u)
+    return torch.where((u == 0).all(-1, keepdim=True), 0, (dw - (w * dw).sum(-1, keepdim=True) * w) / length(u))
+
+
+def stacked(layers: list[Tensor], like: Tensor) -> Tensor:
+    """Stacks (groups, features) of each layer to (groups, layers, features)."""
+    return torch.stack(layers, -2) if layers else torch.zeros_like(like)
+
+
+def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits of every layer that ends in an absolute value."""
+    dtype = reference.arithmetic_dtype(x.dtype)
+    w = reference.unit(by_layer(u).to(dtype))
+    rows = as_rows(x, u).to(dtype)
+    layers = u.shape[-2]
+    signs = []
+    for layer in range(layers):
+        w_l = w[:, layer, None]
+        rows = rows - 2 * (rows * w_l).sum(-1, keepdim=True) * w_l
+        if b is not None:
+            rows = rows + by_layer(b)[:, layer, None].to(dtype)
+        if final_abs or layer < layers - 1:
+            if save:
+                signs.append(pack(torch.signbit(rows), is_chunked(x.device)))
+            rows = reference.absolute(rows) if save else rows.abs()  # without bits nobody derives it
+    shape = signs_shape(x, u, final_abs) if save else [0]
+    packed = torch.stack(signs, -2).reshape(shape) if signs else x.new_empty(shape, dtype=torch.uint8)
+    return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), packed
+
+
+def backward(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns dx, du and db, each of shape (0,) where not needed, by undoing the layers from y and the sign bits."""
+    needs_dx, needs_du, needs_db = needs
+    dtype = reference.arithmetic_dtype(dy.dtype)
+    wide = by_layer(u).to(dtype)
+    w = reference.unit(wide)
+    g = as_rows(dy, u).to(dtype)
+    x = as_rows(y, u).to(dtype) if needs_du and y is not None else None
+    dws, dbs = [], []  # of the last layer first
+    for layer in reversed(range(u.shape[-2])):
+        w_l = w[:, layer, None]
+        s = plus_minus(signs, layer, g)
+        g = g * s
+        dbs.append(g.sum(-2))
+        beta = (g * w_l).sum(-1, keepdim=True)
+        if x is not None:
+            p = x * s if b is None else x * s - by_layer(b)[:, layer, None].to(dtype)
+            alpha = -(p * w_l).sum(-1, keepdim=True)
+            x = p + 2 * alpha * w_l
+            dws.append(-2 * (alpha * g + beta * x).sum(-2))
+        g = g - 2 * beta * w_l
+    none = u.new_empty(0)
+    return (
+        g.reshape(dy.shape).to(dy.dtype, copy=u.shape[-2] == 0).contiguous() if needs_dx else dy.new_empty(0),
+        across(stacked(dws[::-1], wide), wide).reshape(u.shape).to(u.dtype) if needs_du else none,
+        stacked(dbs[::-1], wide).reshape(u.shape).to(u.dtype) if needs_db else none.clone(),
+    )
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
+    """Returns the decompositions of hanops' ops to core ATen, for graphs that are to run where hanops is not installed.
+
+    >>> import torch, hanops
+    >>> program = torch.export.export(hanops.HanStack(8, 2), (torch.randn(4, 8),))
+    >>> program = program.run_decompositions(hanops.decompositions())
+    >>> any("hanops" in str(node.target) for node in program.graph.nodes)
+    False
+    """
+    ops = torch.ops.hanops
+
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+        return forward(x, u, b, final_abs, False)[0]
+
+    return {
+        ops.han_stack.default: stack,
+        ops.han_stack_forward.default: forward,
+        ops.han_stack_backward.default: backward,
+    }

@@ -10,8 +10,9 @@ import pytest
 import torch
 from cases import COPY, DEEP, EAGER, OTHERS, OWN, Case, Group
 from ceilings import Ceilings
-from interleave import Replay, Samples, ratio_interval
+from interleave import Replay
 from measure import peaks_on_cpu, saved_bytes, time_case
+from ratios import Samples, ratio_interval
 from rivals import build, fits
 
 from hanops import backends

@@ -7,7 +7,8 @@ import statistics
 import pytest
 import torch
 from cases import Case
-from interleave import Replay, Samples, interleave
+from interleave import Replay, interleave
+from ratios import Samples
 
 import hanops
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from cases import Case
-from interleave import Samples, half_interval, median_ratio
+from ratios import Samples, half_interval, median_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("compare_worker.py")

@@ -1,7 +1,7 @@
 """One tree's side of compare.py: gets a row's call ready and times it when it is asked to, a line of JSON each way.
 
 It comes from the tree that compares and runs on the hanops that is first on PYTHONPATH, of any revision. So it calls
-only what every revision has.
+only what every revision has, and no module that imports more: it times with the standard library.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import importlib.util
 import json
 import os
 import sys
+import timeit
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
 from cases import Case
-from interleave import seconds_of
 
 import hanops
 
@@ -47,16 +47,17 @@ def prepared(case: Case, direction: str) -> Callable[[], object]:
     return lambda: forward(x, u, b, True, save)
 
 
-def answer(request: dict[str, Any], row: list[Callable[[], object]]) -> dict[str, Any]:
-    """Returns the answer to one request. `row` holds the call that is ready, none or one."""
+def answer(request: dict[str, Any], row: list[timeit.Timer]) -> dict[str, Any]:
+    """Returns the answer to one request. `row` holds the timer of the call that is ready, none or one."""
     if request["do"] == "prepare":
         row.clear()
         gc.collect()
         sizes = (request["rows"], request["features"], request["layers"])
-        row.append(prepared(Case(*sizes, dtype=getattr(torch, request["dtype"])), request["direction"]))
-        return {"seconds": min(seconds_of(row[0], 1) for _ in range(WARMUP))}
-    row[0]()  # untimed: the caches and threads come back from another worker's turn
-    return {"seconds": seconds_of(row[0], request["calls"])}
+        case = Case(*sizes, dtype=getattr(torch, request["dtype"]))
+        row.append(timeit.Timer(prepared(case, request["direction"])))
+        return {"seconds": min(row[0].repeat(WARMUP, number=1))}
+    row[0].timeit(1)  # not counted: the caches and threads come back from another worker's turn
+    return {"seconds": row[0].timeit(request["calls"]) / request["calls"]}
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -74,7 +75,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             "threads": torch.get_num_threads(),
         }
     )
-    row: list[Callable[[], object]] = []
+    row: list[timeit.Timer] = []
     gc.disable()
     for line in requests:
         try:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 from cases import COPY, Case
-from interleave import Samples, interleave, seconds_on_device
+from interleave import interleave
+from ratios import Samples
 from rivals import build
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import hanops
+from hanops.timing import seconds_on_gpu
 
 Call = Callable[[], object]
 
@@ -146,7 +148,7 @@ def time_case(
     if rehearsal:
         return interleave(calls, 0.0, warmup=1, least=2, turn=0), peaks
     if on_gpu:
-        return interleave(calls, seconds, measure=seconds_on_device, turn=1e-3), peaks
+        return interleave(calls, seconds, measure=seconds_on_gpu, turn=1e-3), peaks
     return interleave(calls, seconds, warmup=2), peaks
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shlex
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +16,7 @@ import hanops
 from hanops import backends
 from hanops.native import native
 from hanops.reference import arithmetic_dtype
+from hanops.timing import in_turns, seconds_of, seconds_on_gpu, timer
 
 COPY_BYTES = 256 << 20  # of the tensor whose copy is the ceiling of bytes: more than a cache holds
 # Instructions of an element and layer that no kernel can do without, each taking the issue slot of a multiply-add.
@@ -187,32 +186,9 @@ def _aligned(columns: list[list[str]]) -> list[str]:
 # ---- samples
 
 
-def _seconds_of(call: Callable[[], object], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - start) / times
-
-
-def _seconds_on_gpu(call: Callable[[], object], times: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(times):
-        call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e-3 / times
-
-
 def _timer(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Warms a call up; returns what measures its seconds, as the mean of a turn of at least _TURN seconds of calls."""
-    measure = _seconds_on_gpu if device.type == "cuda" else _seconds_of
-    end = time.perf_counter() + _WARM
-    first = [measure(call, 1) for _ in range(3)]
-    while time.perf_counter() < end:
-        first.append(measure(call, 1))
-    times = max(1, round(_TURN / min(first)))
-    return lambda: measure(call, times)
+    """Returns what measures the seconds of a call on a device."""
+    return timer(call, seconds_on_gpu if device.type == "cuda" else seconds_of, turn=_TURN, seconds=_WARM)
 
 
 def _copy_rate(device: torch.device) -> Callable[[], float]:
@@ -240,21 +216,6 @@ def _multiply_add_rate(device: torch.device, arithmetic: torch.dtype) -> Callabl
     return lambda: threads * lanes * module.fma_vectors_per_second(_TURN)
 
 
-def _in_turns(samplers: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
-    """Takes a sample of each in every round, at least 3 rounds: the machine's speed drifts, their ratios do not."""
-    samples: dict[str, list[float]] = {name: [] for name in samplers}
-    gc.collect()
-    gc.disable()
-    try:
-        end = time.perf_counter() + seconds
-        while len(samples["copy"]) < 3 or time.perf_counter() < end:
-            for name, sampler in samplers.items():
-                samples[name].append(sampler())
-    finally:
-        gc.enable()
-    return samples
-
-
 def ceilings(device: torch.device, seconds: float = 1.0) -> tuple[float, float | None]:
     """Measures the two ceilings of a device, for about `seconds`.
 
@@ -265,7 +226,7 @@ def ceilings(device: torch.device, seconds: float = 1.0) -> tuple[float, float |
     samplers = {"copy": _copy_rate(device)}
     if rate := _multiply_add_rate(device, torch.float32):
         samplers["instructions"] = rate
-    samples = _in_turns(samplers, seconds)
+    samples = in_turns(samplers, seconds)
     return statistics.median(samples["copy"]), statistics.median(samples["instructions"]) if rate else None
 
 
@@ -361,7 +322,7 @@ def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
         samplers["copy"] = _copy_rate(case.device)
         if rate := _multiply_add_rate(case.device, arithmetic_dtype(case.dtype)):
             samplers["instructions"] = rate
-        samples = _in_turns(samplers, seconds)
+        samples = in_turns(samplers, seconds)
     moved = {
         "forward": x.nbytes + y.nbytes,
         "forward with bits": x.nbytes + y.nbytes + signs.nbytes,

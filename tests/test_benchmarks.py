@@ -13,8 +13,8 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
 import growth  # noqa: E402
-import interleave  # noqa: E402
 import measure  # noqa: E402
+import ratios  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
 import table  # noqa: E402
@@ -27,7 +27,7 @@ def test_ratio_of_rounds_does_not_drift():
     """Both slow down together: the ratio stays, and its noise is small."""
     a = [2.0 * (1 + i / 10) for i in range(20)]
     b = [1.0 * (1 + i / 10) for i in range(20)]
-    ratio, noise = interleave.ratio_interval(a, b)
+    ratio, noise = ratios.ratio_interval(a, b)
     assert ratio == pytest.approx(2.0)
     assert noise == pytest.approx(0.0, abs=1e-12)
 

@@ -1,9 +1,11 @@
 """make bench-compare: its statistics, its workers in turns, the base's worktree, and when it refuses."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import compare
@@ -126,6 +128,17 @@ def test_worker_of_another_package(tmp_path):
             worker.started()
     finally:
         worker.close()
+
+
+def test_worker_needs_no_new_module(tmp_path):
+    """The base may be of any revision, with none of this tree's newer modules."""
+    (tmp_path / "hanops").mkdir()
+    (tmp_path / "hanops" / "__init__.py").touch()
+    script = "import compare_worker, sys; print([name for name in sys.modules if name.startswith('hanops.')])"
+    path = os.pathsep.join(filter(None, [str(compare.WORKER.parent), os.environ.get("PYTHONPATH")]))
+    command, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # ---- the base's worktree

@@ -96,20 +96,25 @@ class Results:
     machine: dict[str, Any] | None = None
     written: float = 0.0
 
+    def benchmarks(self, config: pytest.Config) -> list[dict[str, Any]]:
+        """Returns those of the earlier run and of this one, without their single samples."""
+        session = getattr(config, "_benchmarksession", None)
+        new = [bench.as_dict(include_data=False) for bench in getattr(session, "benchmarks", []) if bench]
+        return [*self.earlier, *new]
+
     def write(self, config: pytest.Config, every: float = 0.0) -> None:
         """Writes the file, where the last time is more than `every` seconds ago."""
         session = getattr(config, "_benchmarksession", None)
         if self.file is None or session is None or time.monotonic() - self.written < every:
             return
         self.written = time.monotonic()
-        new = [bench.as_dict(include_data=False) for bench in session.benchmarks if bench]
         if self.machine is None or "ceilings" not in self.machine:
             self.machine = session.get_machine_info()
         result = {
             "machine_info": self.machine,
             "commit_info": self.commit,
             "datetime": datetime.now(timezone.utc).isoformat(),
-            "benchmarks": [*self.earlier, *new],
+            "benchmarks": self.benchmarks(config),
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
@@ -198,9 +203,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    session = getattr(config, "_benchmarksession", None)
-    new = [bench.as_dict(include_data=True) for bench in getattr(session, "benchmarks", []) if bench]
-    benchmarks = [*config.stash[RESULTS].earlier, *new]
-    if benchmarks:
+    if benchmarks := config.stash[RESULTS].benchmarks(config):
         terminalreporter.section("hanops")
         terminalreporter.write_line(table.summary(benchmarks))

@@ -178,7 +178,8 @@ bool in_shared(const void* p) {
   return p >= begin && p < begin + kSharedBytes;
 }
 
-void check(const void* p, size_t bytes, size_t alignment, int line) {
+// Checks that an access is aligned, and within one buffer.
+void check_place(const void* p, size_t bytes, size_t alignment, int line) {
   const auto address = reinterpret_cast<uintptr_t>(p);
   if (address % alignment) fail("misaligned access", line);
   if (in_shared(p)) {
@@ -195,12 +196,6 @@ void check(const void* p, size_t bytes, size_t alignment, int line) {
   if (address - begin + bytes > size) fail("access outside of a buffer", line);
   machine.last_begin = begin;
   machine.last_bytes = size;
-}
-
-template <class F>
-void for_shadows(const void* p, size_t bytes, F f) {
-  const size_t word = (static_cast<const char*>(p) - reinterpret_cast<const char*>(hanops_shared)) / 4;
-  for (size_t i = word; i < word + (bytes + 3) / 4; ++i) f(machine.shadows[i]);
 }
 
 }  // namespace
@@ -242,27 +237,26 @@ uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line) {
   return machine.fibers[machine.current].value;
 }
 
-void check_read(const void* p, size_t bytes, size_t alignment, int line) {
-  check(p, bytes, alignment, line);
+void check(Access access, const void* p, size_t bytes, size_t alignment, int line) {
+  check_place(p, bytes, alignment, line);
   if (!in_shared(p)) return;
-  const unsigned reader = machine.current + 1;
-  for_shadows(p, bytes, [&](Shadow& word) {
-    if (word.written == machine.epoch && word.writer != reader) fail("race on shared memory: read after write", line);
-    word.reader = word.read == machine.epoch && word.reader != reader ? kMany : reader;
-    word.read = machine.epoch;
-  });
-}
-
-void check_write(const void* p, size_t bytes, size_t alignment, int line) {
-  check(p, bytes, alignment, line);
-  if (!in_shared(p)) return;
-  const unsigned writer = machine.current + 1;
-  for_shadows(p, bytes, [&](Shadow& word) {
-    if (word.written == machine.epoch && word.writer != writer) fail("race on shared memory: two writes", line);
-    if (word.read == machine.epoch && word.reader != writer) fail("race on shared memory: write after read", line);
-    word.writer = writer;
-    word.written = machine.epoch;
-  });
+  const unsigned thread = machine.current + 1;
+  const size_t first = (static_cast<const char*>(p) - reinterpret_cast<const char*>(hanops_shared)) / 4;
+  for (size_t i = first; i < first + (bytes + 3) / 4; ++i) {
+    Shadow& word = machine.shadows[i];
+    const bool written = word.written == machine.epoch && word.writer != thread;  // by another thread
+    const bool read = word.read == machine.epoch && word.reader != thread;
+    if (access == Access::kRead) {
+      if (written) fail("race on shared memory: read after write", line);
+      word.reader = read ? kMany : thread;
+      word.read = machine.epoch;
+    } else {
+      if (written) fail("race on shared memory: two writes", line);
+      if (read) fail("race on shared memory: write after read", line);
+      word.writer = thread;
+      word.written = machine.epoch;
+    }
+  }
 }
 
 }  // namespace emulator

@@ -41,20 +41,21 @@ using Entry = void (*)(const void* kernel, void** arguments);
 // Runs a grid. `entry` calls the kernel once for each thread.
 void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes);
 
-void check_read(const void* p, size_t bytes, size_t alignment, int line);
-void check_write(const void* p, size_t bytes, size_t alignment, int line);
+enum class Access { kRead, kWrite };
+
+void check(Access access, const void* p, size_t bytes, size_t alignment, int line);
 void barrier(int line);
 uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line);
 
 template <class T>
 T read(const T* p, int line = __builtin_LINE()) {
-  check_read(p, sizeof(T), alignof(T), line);
+  check(Access::kRead, p, sizeof(T), alignof(T), line);
   return *p;
 }
 
 template <class T>
 void write(T* p, T value, int line = __builtin_LINE()) {
-  check_write(p, sizeof(T), alignof(T), line);
+  check(Access::kWrite, p, sizeof(T), alignof(T), line);
   *p = value;
 }
 

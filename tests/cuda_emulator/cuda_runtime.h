@@ -45,13 +45,13 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   return result;
 }
 
-inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
+inline void __syncthreads(emulator::Place place = emulator::Place::current()) { emulator::barrier(place); }
 
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int line = __builtin_LINE()) {
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask, emulator::Place place = emulator::Place::current()) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = emulator::shuffle_xor(mask, bits, lane_mask, line);
+  bits = emulator::shuffle_xor(mask, bits, lane_mask, place);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
 }

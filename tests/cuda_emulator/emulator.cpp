@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <sstream>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,7 +27,7 @@ enum class State { kReady, kAtBarrier, kAtShuffle, kFinished };
 
 struct Fiber {
   State state;
-  int line;        // where it waits
+  Place place;     // where it waits
   uint64_t value;  // in a shuffle: given, then received
   int lane_mask;
   bool started;
@@ -64,10 +65,14 @@ struct Machine {
 Machine machine;
 std::mutex one_launch;
 
-[[noreturn]] void fail(const std::string& what, int line) {
+bool same(const Place& a, const Place& b) {
+  return a.line() == b.line() && std::string_view(a.file_name()) == b.file_name();
+}
+
+[[noreturn]] void fail(const std::string& what, Place place) {
   std::ostringstream text;
-  text << "CUDA emulator: " << what << ", line " << line << ", thread " << machine.current << " of block "
-       << blockIdx.x;
+  text << "CUDA emulator: " << what << ", " << place.file_name() << ":" << place.line() << ", thread "
+       << machine.current << " of block " << blockIdx.x;
   throw Fault(text.str());
 }
 
@@ -75,10 +80,10 @@ void yield() {
   if (_setjmp(machine.fibers[machine.current].resume) == 0) _longjmp(machine.scheduler, 1);
 }
 
-void wait(State state, int line) {
+void wait(State state, Place place) {
   Fiber& fiber = machine.fibers[machine.current];
   fiber.state = state;
-  fiber.line = line;
+  fiber.place = place;
   yield();
 }
 
@@ -117,10 +122,10 @@ bool complete_shuffle(unsigned first) {
   for (unsigned i = 0; i < kWarp; ++i) {
     machine.current = first + i;
     if (lanes[i].state == State::kAtBarrier)
-      fail("divergent warp: a lane waits at a barrier, others shuffle", lanes[i].line);
-    if (lanes[i].state == State::kFinished) fail("divergent warp: a lane has finished, others shuffle", lanes[i].line);
-    if (lanes[i].line != lanes[0].line || lanes[i].lane_mask != lanes[0].lane_mask) {
-      fail("divergent warp: lanes are in different shuffles", lanes[i].line);
+      fail("divergent warp: a lane waits at a barrier, others shuffle", lanes[i].place);
+    if (lanes[i].state == State::kFinished) fail("divergent warp: a lane has finished, others shuffle", lanes[i].place);
+    if (!same(lanes[i].place, lanes[0].place) || lanes[i].lane_mask != lanes[0].lane_mask) {
+      fail("divergent warp: lanes are in different shuffles", lanes[i].place);
     }
     given[i] = lanes[i].value;
   }
@@ -139,8 +144,9 @@ bool complete_barrier() {
   for (unsigned i = 0; i < machine.threads; ++i) {
     Fiber& fiber = machine.fibers[i];
     machine.current = i;
-    if (fiber.state == State::kFinished) fail("divergent barrier: a thread has finished, others wait", fiber.line);
-    if (fiber.line != machine.fibers[0].line) fail("divergent barrier: threads wait at different ones", fiber.line);
+    if (fiber.state == State::kFinished) fail("divergent barrier: a thread has finished, others wait", fiber.place);
+    if (!same(fiber.place, machine.fibers[0].place))
+      fail("divergent barrier: threads wait at different ones", fiber.place);
     fiber.state = State::kReady;
   }
   ++machine.epoch;
@@ -179,21 +185,21 @@ bool in_shared(const void* p) {
 }
 
 // Checks that an access is aligned, and within one buffer.
-void check_place(const void* p, size_t bytes, size_t alignment, int line) {
+void check_bounds(const void* p, size_t bytes, size_t alignment, Place place) {
   const auto address = reinterpret_cast<uintptr_t>(p);
-  if (address % alignment) fail("misaligned access", line);
+  if (address % alignment) fail("misaligned access", place);
   if (in_shared(p)) {
     if (address + bytes > reinterpret_cast<uintptr_t>(hanops_shared) + machine.shared_bytes) {
-      fail("access outside of shared memory", line);
+      fail("access outside of shared memory", place);
     }
     return;
   }
   if (address - machine.last_begin < machine.last_bytes && bytes <= machine.last_bytes - (address - machine.last_begin))
     return;
   const auto next = machine.buffers.upper_bound(address);
-  if (next == machine.buffers.begin()) fail("access outside of a buffer", line);
+  if (next == machine.buffers.begin()) fail("access outside of a buffer", place);
   const auto& [begin, size] = *std::prev(next);
-  if (address - begin + bytes > size) fail("access outside of a buffer", line);
+  if (address - begin + bytes > size) fail("access outside of a buffer", place);
   machine.last_begin = begin;
   machine.last_bytes = size;
 }
@@ -226,19 +232,19 @@ void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 b
   }
 }
 
-void barrier(int line) { wait(State::kAtBarrier, line); }
+void barrier(Place place) { wait(State::kAtBarrier, place); }
 
-uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line) {
-  if (mask != ~0u) fail("a shuffle among less than a warp", line);
+uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, Place place) {
+  if (mask != ~0u) fail("a shuffle among less than a warp", place);
   Fiber& fiber = machine.fibers[machine.current];
   fiber.value = value;
   fiber.lane_mask = lane_mask;
-  wait(State::kAtShuffle, line);
+  wait(State::kAtShuffle, place);
   return machine.fibers[machine.current].value;
 }
 
-void check(Access access, const void* p, size_t bytes, size_t alignment, int line) {
-  check_place(p, bytes, alignment, line);
+void check(Access access, const void* p, size_t bytes, size_t alignment, Place place) {
+  check_bounds(p, bytes, alignment, place);
   if (!in_shared(p)) return;
   const unsigned thread = machine.current + 1;
   const size_t first = (static_cast<const char*>(p) - reinterpret_cast<const char*>(hanops_shared)) / 4;
@@ -247,12 +253,12 @@ void check(Access access, const void* p, size_t bytes, size_t alignment, int lin
     const bool written = word.written == machine.epoch && word.writer != thread;  // by another thread
     const bool read = word.read == machine.epoch && word.reader != thread;
     if (access == Access::kRead) {
-      if (written) fail("race on shared memory: read after write", line);
+      if (written) fail("race on shared memory: read after write", place);
       word.reader = read ? kMany : thread;
       word.read = machine.epoch;
     } else {
-      if (written) fail("race on shared memory: two writes", line);
-      if (read) fail("race on shared memory: write after read", line);
+      if (written) fail("race on shared memory: two writes", place);
+      if (read) fail("race on shared memory: write after read", place);
       word.writer = thread;
       word.written = machine.epoch;
     }

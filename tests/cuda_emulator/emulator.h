@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <source_location>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +19,8 @@ struct dim3 {
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
+
+using Place = std::source_location;  // of a call in the kernels
 
 constexpr size_t kSharedBytes = 227 << 10;
 
@@ -43,19 +46,19 @@ void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 b
 
 enum class Access { kRead, kWrite };
 
-void check(Access access, const void* p, size_t bytes, size_t alignment, int line);
-void barrier(int line);
-uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, int line);
+void check(Access access, const void* p, size_t bytes, size_t alignment, Place place);
+void barrier(Place place);
+uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, Place place);
 
 template <class T>
-T read(const T* p, int line = __builtin_LINE()) {
-  check(Access::kRead, p, sizeof(T), alignof(T), line);
+T read(const T* p, Place place = Place::current()) {
+  check(Access::kRead, p, sizeof(T), alignof(T), place);
   return *p;
 }
 
 template <class T>
-void write(T* p, T value, int line = __builtin_LINE()) {
-  check(Access::kWrite, p, sizeof(T), alignof(T), line);
+void write(T* p, T value, Place place = Place::current()) {
+  check(Access::kWrite, p, sizeof(T), alignof(T), place);
   *p = value;
 }
 

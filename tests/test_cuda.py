@@ -129,42 +129,52 @@ def test_strides_beyond_32_bits(emulator):
 # ---- the emulator finds what a GPU would not tell
 
 
-BROKEN = {
+BROKEN = {  # the file, what is edited there, and what is found
     "removed barrier": (
+        "tile.cuh",
         r"(write\(half \+ warp \* N \+ i \+ turn\(\), v\[i\]\);\n    \}\n)    __syncthreads\(\);\n",
         r"\1",
         "race on shared memory: read after write",
     ),
     "load off by one": (
+        "han_stack_rows.cuh",
         r"items\[j\] = read\(row \+ first \+ j\)",
         "items[j] = read(row + first + j + 1)",
         "outside of",
     ),
     "store off by one": (
+        "han_stack_rows.cuh",
         r"write\(row \+ first \+ j, items\[j\]\)",
         "write(row + first + j + 1, items[j])",
         "access outside of a buffer",
     ),
     "divergent barrier": (
+        "tile.cuh",
         r"    __syncthreads\(\);\n(#pragma unroll\n    for \(int i = 0; i < N; i \+= F\) \{\n      v\[i\] = read)",
         r"    if (threadIdx.x < 32)\n__syncthreads();\nelse\n__syncthreads();\n\1",
         "divergent barrier: threads wait at different ones",
     ),
-    "divergent shuffle": (r"if \(last\) return;", "if (last || threadIdx.x == 3) return;", "divergent warp"),
+    "divergent shuffle": (
+        "han_stack.cuh",
+        r"if \(last\) return;",
+        "if (last || threadIdx.x == 3) return;",
+        "divergent warp",
+    ),
     "misaligned load": (
+        "han_stack_layer.cuh",
         r"read_vector\(w_m, w \+ m \* stride\);",
         "read_vector(w_m, w + m * stride + 1);",
         "misaligned",
     ),
-    "unordered halves": (r"half_ \^= 1;", "", "race on shared memory: write after read"),
+    "unordered halves": ("tile.cuh", r"half_ \^= 1;", "", "race on shared memory: write after read"),
 }
 
 
 def compile_broken(folder: Path, name: str) -> Path:
     """Compiles the stand-alone program from a copy of the kernels with one edit, for the emulator."""
-    pattern, replacement, _ = BROKEN[name]
+    edited_file, pattern, replacement, _ = BROKEN[name]
     shutil.copytree(ROOT / "csrc" / "cuda", folder / "cuda")
-    file = folder / "cuda" / "han_stack.cuh"
+    file = folder / "cuda" / edited_file
     edited, edits = re.subn(pattern, replacement, file.read_text())
     assert edits >= 1, f"{name}: the kernels no longer have what this test breaks"
     file.write_text(edited)
@@ -195,7 +205,7 @@ def test_broken_kernels_are_caught(broken, name):
     done = subprocess.run([broken[name], *sizes], capture_output=True, text=True)
     assert done.returncode == 1, done.stdout
     assert "CUDA emulator: " in done.stderr
-    assert BROKEN[name][2] in done.stderr
+    assert BROKEN[name][-1] in done.stderr
 
 
 @emulated

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "han_stack.cuh"
+#include "han_stack_streaming.cuh"
 
 namespace hanops::cuda {
 

@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "han_stack.cuh"
+#include "plan.h"
+#include "values.cuh"
 
 namespace {
 

@@ -44,7 +44,7 @@ def main() -> int:
     """Prints a table of each report; fails where a kernel spills."""
     spills = 0
     for file in map(Path, sys.argv[1:]):
-        print("Tile<arithmetic, rows, chunks, columns of a chunk, lanes, warps>; see csrc/cuda/han_stack.cuh\n")
+        print("Tile<arithmetic, rows, chunks, columns of a chunk, lanes, warps>; see csrc/cuda/tile.cuh\n")
         print(f"| kernel, {file.stem} | registers | stack, bytes | spilled, bytes |\n|---|---|---|---|")
         for k in read_report(file):
             print(f"| {k.kernel} | {k.registers} | {k.stack} | {k.spill_stores + k.spill_loads} |")

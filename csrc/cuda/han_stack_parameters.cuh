@@ -1,0 +1,194 @@
+// The parameters' kernels: what packs them before the main kernel, and what takes du and db from its sums after it.
+#pragma once
+
+#include "han_stack_layer.cuh"
+#include "han_stack_rows.cuh"
+
+namespace hanops::cuda {
+
+// A team of no tile: lanes that share a layer's parameters.
+template <class A>
+using Crew = Team<Tile<A, 1, 1, 1, 0, 0>>;
+
+// Packs w and b of one layer, padded with zeros, and |u| as two factors, the first of which is its largest element.
+template <class A>
+__device__ void pack_layer(Crew<A>& crew, const Call& call, int64_t layer, A* packed, A* norms) {
+  with_type<A>(call.parameter_type, [&](auto type) {
+    using S = decltype(type);
+    const S* u = static_cast<const S*>(call.u) + layer * call.features;
+    const S* b = call.b ? static_cast<const S*>(call.b) + layer * call.features : nullptr;
+    A largest[1] = {}, squares[1] = {};
+    for (int i = crew.lane(); i < call.features; i += crew.size()) {
+      largest[0] = fmax(largest[0], fabs(to<A>(read(u + i))));
+    }
+    crew.reduce(largest, Largest());
+    const A scale = largest[0] == 0 ? A(1) : largest[0];
+    for (int i = crew.lane(); i < call.features; i += crew.size()) {
+      const A part = to<A>(read(u + i)) / scale;
+      squares[0] += part * part;
+    }
+    crew.sum(squares);
+    const A norm = sqrt(squares[0]);
+    const A factor = norm == 0 ? A(0) : A(1) / norm;
+    for (int i = crew.lane(); i < call.columns; i += crew.size()) {
+      const bool inside = i < call.features;
+      // + 0: a reflector of zeros is +0 everywhere, and a missing bias -0, so that neither changes the sign of a 0.
+      write(packed + i, inside ? to<A>(read(u + i)) / scale * factor + A(0) : A(0));
+      write(packed + call.columns + i, !b ? -A(0) : inside ? to<A>(read(b + i)) : A(0));
+    }
+    if (crew.lane() == 0) {
+      write(norms, scale);
+      write(norms + 1, norm);
+    }
+  });
+}
+
+// Adds up the partial sums of one layer and takes du and db from them.
+template <class A>
+__device__ void finish_layer(Crew<A>& crew, const Call& call, int64_t group, int layer, const A* partials, int parts,
+                             const A* packed, const A* norms) {
+  const int64_t part_length = int64_t(call.layers) * 2 * call.columns;
+  const A* sums = partials + group * parts * part_length + int64_t(layer) * 2 * call.columns;
+  const auto sum = [&](int column) {
+    A total = 0;
+    for (int part = 0; part < parts; ++part) total += read(sums + part * part_length + column);
+    return total;
+  };
+  with_type<A>(call.parameter_type, [&](auto type) {
+    using S = decltype(type);
+    const int64_t offset = (group * call.layers + layer) * call.features;
+    if (call.du) {
+      A along[1] = {};
+      for (int i = crew.lane(); i < call.features; i += crew.size()) along[0] += sum(i) * read(packed + i);
+      crew.sum(along);
+      const A scale = read(norms), norm = read(norms + 1);
+      for (int i = crew.lane(); i < call.features; i += crew.size()) {
+        const A across = sum(i) - along[0] * read(packed + i);
+        write(static_cast<S*>(call.du) + offset + i, rounded<S>(norm == 0 ? A(0) : across / norm / scale));
+      }
+    }
+    if (call.db) {
+      for (int i = crew.lane(); i < call.features; i += crew.size()) {
+        write(static_cast<S*>(call.db) + offset + i, rounded<S>(sum(call.columns + i)));
+      }
+    }
+  });
+}
+
+// One block for each layer of each group.
+template <class A>
+__global__ void prepare(const Call call) {
+  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>());
+  const int64_t layer = blockIdx.x;
+  pack_layer<A>(crew, call, layer, static_cast<A*>(call.packed) + layer * 2 * call.columns,
+                static_cast<A*>(call.norms) + layer * 2);
+}
+
+// One block for each layer of each group.
+template <class A>
+__global__ void finish(const Call call) {
+  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>());
+  const int64_t layer = blockIdx.x;
+  const A* sums = static_cast<const A*>(call.totals ? call.totals : call.partials);
+  finish_layer<A>(crew, call, layer / call.layers, layer % call.layers, sums, call.totals ? 1 : call.parts,
+                  static_cast<const A*>(call.packed) + layer * 2 * call.columns,
+                  static_cast<const A*>(call.norms) + layer * 2);
+}
+
+constexpr int kSlices = 32;  // of the parts, each with a warp
+
+// A block adds up 32 columns of the partial sums of a group: each warp a slice of the parts, then the first all slices.
+template <class A>
+__global__ void __launch_bounds__(32 * kSlices) sum_parts(const Call call) {
+  A* slices = shared_memory<A>();
+  const int64_t length = int64_t(call.layers) * 2 * call.columns;
+  const int64_t blocks = length / 32;
+  const int64_t group = blockIdx.x / blocks, column = blockIdx.x % blocks * 32 + threadIdx.x % 32;
+  const int slice = threadIdx.x / 32;
+  const A* partials = static_cast<const A*>(call.partials) + group * call.parts * length + column;
+  A total = 0;
+#pragma unroll 4
+  for (int part = slice; part < call.parts; part += kSlices) total += read(partials + part * length);
+  write(slices + threadIdx.x, total);
+  __syncthreads();
+  if (slice > 0) return;
+  for (int other = 1; other < kSlices; ++other) total += read(slices + other * 32 + threadIdx.x);
+  write(static_cast<A*>(call.totals) + group * length + column, total);
+}
+
+// The packed parameters of a group: from `prepare`, or packed by this block into its own memory at `place`.
+template <class Tile>
+struct Packed {
+  using A = typename Tile::A;
+  const A *layers, *norms;
+
+  __device__ Packed(const Call& call, int64_t group, A* place) {
+    const int64_t first = group * call.layers, stride = 2 * call.columns;
+    layers = static_cast<const A*>(call.packed) + first * stride;
+    norms = static_cast<const A*>(call.norms) + first * 2;
+    if constexpr (Tile::T == 0) {
+      if (!call.pack_here) return;
+      A* own_norms = place + call.layers * stride;
+      Crew<A> warp(32, 1, nullptr);
+      for (int layer = threadIdx.x / 32; layer < call.layers; layer += blockDim.x / 32) {
+        pack_layer<A>(warp, call, first + layer, place + layer * stride, own_norms + 2 * layer);
+      }
+      __syncthreads();
+      layers = place;
+      norms = own_norms;
+    }
+  }
+};
+
+// ---- du and db of rows too wide for the main kernel's sums: with the coefficients at hand, columns do not meet
+
+// What parameter_gradients needs of a row and layer.
+template <class A>
+__device__ __forceinline__ void write_coefficients(const Call& call, int64_t row, int layer, A c, A a) {
+  write_vector(static_cast<A*>(call.coefficients) + (row * call.layers + layer) * 2, {c, a});
+}
+
+template <class A>
+using Slice = Tile<A, std::is_same_v<A, double> ? 4 : 16, 1, 4, 0, 0>;
+
+// A warp takes 128 columns of every parts-th tile of a group.
+template <class A, bool kX>
+__global__ void __launch_bounds__(128) parameter_gradients(const Call call) {
+  using Tile = Slice<A>;
+  Team<Tile> team(32, 1, nullptr);
+  const int slices = call.columns / (32 * Tile::V), sign_bytes = call.sign_bytes;
+  const int column = (blockIdx.x % slices * 32 + team.lane()) * Tile::V;
+  const int64_t group = blockIdx.x / slices / call.blocks, block = blockIdx.x / slices % call.blocks;
+  const int64_t part = block * team.count() + team.index(), parts = int64_t(call.blocks) * team.count();
+  const A* layers = static_cast<const A*>(call.packed) + group * call.layers * 2 * call.columns + column;
+  A* sums = static_cast<A*>(call.partials) + (group * parts + part) * call.layers * 2 * call.columns + column;
+  const SignPlace<Tile> place(column, sign_bytes);
+
+  for (int64_t tile = part; tile == part || tile * Tile::R < call.rows; tile += parts) {
+    const int64_t first = tile * Tile::R;
+    A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
+    read_rows<Tile>(g, team, call, call.dy, group, first, column, 0);
+    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, first, column, 0);
+    for (int layer = call.layers - 1; layer >= 0; --layer) {
+      const int64_t offset = int64_t(layer) * 2 * call.columns;
+      const A* w = layers + offset;
+      A unused[kX ? 2 * Tile::R : Tile::R] = {}, c[Tile::R], a[Tile::R];
+      unsigned signs[Tile::R];
+#pragma unroll
+      for (int r = 0; r < Tile::R; ++r) {
+        const int64_t row = group * call.rows + first + r;
+        const bool valid = first + r < call.rows;
+        const uint8_t* row_signs = call.signs + (row * call.abs_layers + layer) * sign_bytes;
+        signs[r] = valid && layer < call.abs_layers ? read_signs(row_signs + place.byte, place) : 0;
+        A pair[2] = {};
+        if (valid) read_vector(pair, static_cast<const A*>(call.coefficients) + (row * call.layers + layer) * 2);
+        c[r] = pair[0];
+        a[r] = pair[1];
+      }
+      undo_abs<Tile, kX>(g, x, signs, unused, w, w + call.columns, 0);
+      undo_reflection<Tile, kX, true>(g, x, c, a, w, sums + offset, call.columns, tile == part, 0);
+    }
+  }
+}
+
+}  // namespace hanops::cuda

@@ -1,0 +1,129 @@
+// Tiles of rows, the teams of lanes that hold them, and sums over a team.
+#pragma once
+
+#include "values.cuh"
+
+extern __shared__ double hanops_shared[];
+
+namespace hanops::cuda {
+
+// The memory that the threads of a block share.
+template <class A>
+__device__ __forceinline__ A* shared_memory() {
+  return reinterpret_cast<A*>(hanops_shared);
+}
+
+struct Add {
+  template <class A>
+  __device__ A operator()(A x, A y) const {
+    return x + y;
+  }
+};
+
+struct Largest {
+  template <class A>
+  __device__ A operator()(A x, A y) const {
+    return fmax(x, y);
+  }
+};
+
+// A team of lanes holds kR rows: kT lanes of a warp, or kW whole warps. Each lane owns, of every row, kK chunks of kV
+// columns. kT = 0 leaves the lanes and warps to the call.
+template <class Arithmetic, int kR, int kK, int kV, int kT, int kW>
+struct Tile {
+  using A = Arithmetic;
+  static constexpr int R = kR, K = kK, V = kV, T = kT, W = kW;
+  static constexpr int E = K * V;                         // elements of a row in a lane
+  static constexpr int F = T == 0 ? 1 : (R < T ? R : T);  // rows that a sum over lanes folds
+  __device__ static int columns(const Call& call) { return T ? E * T * W : call.columns; }
+  static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
+};
+
+// The lanes that hold the same rows, and sums over them.
+//
+// Registers hold rows in an order that depends on the lane: register r of a lane is row r ^ turn(). Two lanes whose
+// turns differ in one bit then exchange each other's rows without a select: see reduce().
+template <class Tile>
+class Team {
+  using A = typename Tile::A;
+  static constexpr int F = Tile::F;
+
+ public:
+  // exchange: memory of the block for 2 * warps * values, where a team has more than one warp.
+  __device__ Team(unsigned lanes, unsigned warps, A* exchange) : lanes_(lanes), warps_(warps), exchange_(exchange) {}
+
+  __device__ unsigned lanes() const { return Tile::T ? Tile::T : lanes_; }  // of a warp
+  __device__ unsigned warps() const { return Tile::T ? Tile::W : warps_; }
+  __device__ unsigned size() const { return lanes() * warps(); }
+  __device__ unsigned lane() const { return threadIdx.x % size(); }
+  __device__ unsigned index() const { return threadIdx.x / size(); }
+  __device__ unsigned count() const { return blockDim.x / size(); }
+  __device__ unsigned row(unsigned r) const { return r ^ turn(); }
+
+  // Sums v[i] over the team and multiplies by `factor`; i % R is the register of a row. Every lane gets the sums of its
+  // own rows.
+  template <int N>
+  __device__ void sum(A (&v)[N], A factor = 1) {
+    reduce(v, Add(), factor);
+  }
+
+  template <int N, class Op>
+  __device__ void reduce(A (&v)[N], Op op, A factor = 1) {
+    // Fold: lanes h steps apart keep one half each of F rows. Lane l's v[i] and lane l ^ h's v[i + h] are one row.
+#pragma unroll
+    for (int bit = 4; bit >= 0; --bit) {
+      const int h = 1 << bit;
+      if (h >= F) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (i % F < h) v[i] = op(v[i], __shfl_xor_sync(~0u, v[i + h < N ? i + h : i], h * step()));
+      }
+    }
+    for (unsigned s = step() / 2; s > 0; s /= 2) {
+#pragma unroll
+      for (int i = 0; i < N; i += F) v[i] = op(v[i], __shfl_xor_sync(~0u, v[i], s));
+    }
+    if (warps() > 1) reduce_warps(v, op);
+#pragma unroll
+    for (int i = 0; i < N; i += F) v[i] *= factor;
+    // Unfold.
+#pragma unroll
+    for (int bit = 0; bit < 5; ++bit) {
+      const int h = 1 << bit;
+      if (h >= F) continue;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (i % F < h && i + h < N) v[i + h] = __shfl_xor_sync(~0u, v[i], h * step());
+      }
+    }
+  }
+
+ private:
+  __device__ unsigned step() const { return lanes() / F; }
+  __device__ unsigned turn() const { return threadIdx.x % lanes() / step(); }
+
+  // Two halves of the memory take turns, so that one barrier is enough: who writes a half again has met everyone
+  // after they read it.
+  template <int N, class Op>
+  __device__ void reduce_warps(A (&v)[N], Op op) {
+    A* half = exchange_ + half_ * warps() * N;
+    const unsigned warp = lane() / 32;
+    if (threadIdx.x % 32 % step() == 0) {
+#pragma unroll
+      for (int i = 0; i < N; i += F) write(half + warp * N + i + turn(), v[i]);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i += F) {
+      v[i] = read(half + i + turn());
+      for (unsigned other = 1; other < warps(); ++other) v[i] = op(v[i], read(half + other * N + i + turn()));
+    }
+    half_ ^= 1;
+  }
+
+  unsigned lanes_, warps_;
+  A* exchange_;
+  int half_ = 0;
+};
+
+}  // namespace hanops::cuda

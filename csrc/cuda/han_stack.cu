@@ -118,8 +118,6 @@ Plan::Plan(Direction direction, const Call& call, Device device)
     : direction_(direction), call_(call), device_(device), item_(call.type == Type::kFloat64 ? 8 : 4) {
   call_.columns = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(call.features, 32))));
   call_.sign_bytes = call_.columns / 8;
-  sign_stride_ = int64_t{call.abs_layers} * call_.sign_bytes;
-  call_.sign_stride = static_cast<unsigned>(sign_stride_);
   if (direction == Direction::kForward)
     plan_forward();
   else
@@ -144,7 +142,9 @@ void Plan::choose_tile(const Rung* tall, size_t count, const Rung& loose) {
     const int team = rung_->lanes * rung_->warps;
     const int64_t tiles = call_.groups * ceil_div(call_.rows, rung_->rows);
     const bool fills = tiles * team >= int64_t{device_.processors} * kFillingThreads;
-    const bool reachable = sign_stride_ * rung_->rows < int64_t{1} << 32;  // 32-bit offsets within a tile
+    const int64_t sign_stride = int64_t{call_.abs_layers} * call_.sign_bytes;
+    const bool reachable = sign_stride * rung_->rows < int64_t{1} << 32;  // 32-bit offsets within a tile
+    call_.sign_stride = static_cast<unsigned>(sign_stride);
     if (reachable && (fills || call_.columns > kLooseColumns)) return;
   }
   rung_ = call_.columns <= kLooseColumns ? &loose : nullptr;

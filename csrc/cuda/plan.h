@@ -33,7 +33,7 @@ struct Call {
   // The plan's part; the memory is of the arithmetic type, float64 or float32.
   int columns = 0;                              // features, padded to a power of two from 32
   int sign_bytes = 0;                           // of a row and layer: columns / 8
-  unsigned sign_stride = 0;                     // of a row: abs_layers * sign_bytes, where a kernel uses it
+  unsigned sign_stride = 0;                     // of a row of a tall tile: abs_layers * sign_bytes
   int lanes = 0, warps = 0;                     // of a team, where the tile leaves it open
   int blocks = 1;                               // of a group
   int parts = 1;                                // partial sums of du and db of each group
@@ -97,7 +97,6 @@ class Plan {
   const Rung* rung_ = nullptr;  // null where rows are streamed
   int threads_ = 0, slice_blocks_ = 0;
   int64_t stream_blocks_ = 0;
-  int64_t sign_stride_ = 0;
   size_t item_;  // bytes of an element of the arithmetic type
   size_t workspace_ = 0;
   size_t packed_ = kNone, norms_ = kNone, partials_ = kNone, totals_ = kNone, coefficients_ = kNone, scratch_ = kNone;

@@ -11,6 +11,7 @@ from interleave import Replay, interleave
 from ratios import Samples
 
 import hanops
+from hanops.profile import FLOORS
 
 pytestmark = [
     pytest.mark.benchmark(timer=Replay.clock),
@@ -18,7 +19,7 @@ pytestmark = [
 ]
 
 CASES = [Case(256, 256, 64), Case(256, 1024, 64), Case(4096, 256, 16), Case(4096, 1024, 16)]
-KERNELS = {"forward": 4, "forward with bits": 5, "backward": 10}  # vector operations per vector of columns and layer
+KERNELS = FLOORS["cpu"]  # vector operations per vector of columns and layer
 
 
 def time_kernels(case: Case) -> Samples:

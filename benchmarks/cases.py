@@ -12,6 +12,7 @@ DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat
 OWN, LINEAR, DEEP = "HanStack", "Linear + ReLU", "Linear + ReLU, as deep"
 EAGER, COMPILED, HOUSEHOLDER, COPY = "eager Han", "compiled eager Han", "householder_product", "copy"
 OTHERS = tuple(f"{OWN}, {backend}" for backend in ("cuda", "triton", "reference"))  # than the one that 'auto' takes
+COMPILE = ", torch.compile"
 TF32 = tuple(f"{name}, TF32" for name in (LINEAR, DEEP))
 
 
@@ -107,6 +108,7 @@ def cpu_groups(full: bool) -> list[Group]:
     batches = powers(1, 65536, 2 if full else 4)
     depths = powers(1, 512)
     big = Case(4096, 1024, 16)
+    pairs = tuple(f"{name}{suffix}" for name in (OWN, LINEAR) for suffix in ("", COMPILE))
     return [
         Group("stack", (big, Case(1024, 128, 20)), (OWN, LINEAR, EAGER, COMPILED), ("both",), 6.0),
         Group("small networks", (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20)), rivals, ways, 3.0),
@@ -118,6 +120,7 @@ def cpu_groups(full: bool) -> list[Group]:
         Group("groups", (Case(256, 64, 8, groups=8),), (OWN, EAGER), ways),
         Group("tokens", (Case(32, 196, 2, channels=128),), (OWN, LINEAR, EAGER), ways),
         Group("training step", (Case(1024, 256, 16),), rivals, ("step",), 2.0),
+        Group("torch.compile", (Case(4, 32, 20), Case(1024, 128, 20), big), pairs, ways, 3.0),
     ]
 
 
@@ -137,6 +140,7 @@ def gpu_groups(full: bool) -> list[Group]:
         Group("small networks", small, rivals, ("both",), 3.0),
         Group("stack", stacks, rivals, ("both",), 3.0),
         Group("training step", (Case(8192, 1024, 16),), rivals, ("step",), 2.0),
+        Group("torch.compile", (*small[:1], *stacks[:1]), (OWN, f"{OWN}{COMPILE}"), ("forward", "both"), 2.0),
         Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep),
         Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in powers(1, 64, 2 if full else 4)), sweep),
         Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in powers(1, 65536, 2 if full else 8)), sweep),

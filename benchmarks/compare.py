@@ -54,7 +54,7 @@ class Row:
         return f"{self.case}, {self.direction}"
 
 
-_LARGE, _MIDDLE, _SMALL = Case(4096, 1024, 16), Case(1024, 128, 20), Case(100, 30, 20)
+_LARGE, _MIDDLE, _SMALL, _CALL = Case(4096, 1024, 16), Case(1024, 128, 20), Case(100, 30, 20), Case(4, 32, 20)
 _HALF = Case(4096, 1024, 16, torch.bfloat16)
 ROWS = [
     *(Row(_LARGE, direction) for direction in ("forward", "forward with bits", "backward", "forward + backward")),
@@ -62,6 +62,8 @@ ROWS = [
     Row(_MIDDLE, "forward + backward"),
     Row(_SMALL, "forward"),
     Row(_SMALL, "forward + backward"),
+    Row(_CALL, "forward"),
+    Row(_CALL, "forward + backward"),
     Row(_HALF, "forward + backward"),
 ]
 

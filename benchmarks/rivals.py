@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from cases import COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, Case
+from cases import COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, Case
 from torch import Tensor, nn
 
 import hanops
@@ -98,7 +98,9 @@ _PLAIN: dict[str, Callable[[Case], nn.Module]] = {
 
 
 def build(name: str, case: Case, device: torch.device) -> nn.Module:
-    """Returns a rival's module for a case; its name may end in ', <backend>' or ', TF32'."""
+    """Returns a rival's module for a case; its name may end in ', <backend>', ', TF32' or ', torch.compile'."""
+    if name.endswith(COMPILE):
+        return compiled(build(name.removesuffix(COMPILE), case, device))
     base = name.removesuffix(", TF32")
     if base.startswith(OWN):
         return _own(case).to(device)

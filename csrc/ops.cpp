@@ -43,7 +43,7 @@ const auto& backward_op() {
   return op;
 }
 
-// ---- autograd
+// ---- autograd; the ops below it check their arguments
 
 bool requires_grad(const OptionalTensor& t) { return t && t->requires_grad(); }
 
@@ -94,7 +94,6 @@ struct HanStack : Function<HanStack> {
 };
 
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
-  check_stack("x", x, u, b);
   if (is_transformed(x, u, b)) return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, true));
   if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs);
   at::AutoDispatchBelowADInplaceOrView guard;
@@ -103,7 +102,6 @@ Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor
 
 std::tuple<Tensor, Tensor> han_stack_forward_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b,
                                                       bool final_abs, bool save) {
-  check_stack("x", x, u, b);
   if (is_transformed(x, u, b) || any_requires_grad(x, u, b)) {
     return differentiable_forward_op().call(x, u, b, final_abs, save);
   }

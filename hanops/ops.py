@@ -88,12 +88,10 @@ def _define_without_native() -> None:
         return forward(x, u, b, final_abs, False)[0]
 
     def differentiable_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
-        check_stack("x", x, u, b)
         save = autograd.is_differentiated(x, u, b)
         return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, save)[0]
 
     def differentiable_forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
-        check_stack("x", x, u, b)
         if autograd.is_differentiated(x, u, b):
             return autograd.han_stack_forward(x, u, b, *flags)
         with torch._C._AutoDispatchBelowAutograd():

@@ -45,6 +45,7 @@ const auto& backward_op() {
 
 // ---- autograd; the ops below it check their arguments
 
+bool requires_grad(const Tensor& t) { return t.requires_grad(); }
 bool requires_grad(const OptionalTensor& t) { return t && t->requires_grad(); }
 
 template <class... Tensors>
@@ -52,11 +53,18 @@ bool any_requires_grad(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
 
+// Whether forward mode has given t a tangent. The question takes a lock, so it is asked where there may be one.
+bool has_tangent(const Tensor& t) {
+  const auto* meta = torch::autograd::impl::get_autograd_meta(t);
+  return meta && (meta->fw_grad_ || meta->is_view_) && torch::autograd::isFwGradDefined(t);
+}
+bool has_tangent(const OptionalTensor& t) { return t && has_tangent(*t); }
+
 // Under a transform of torch.func and with tangents of forward mode, which C++ Functions do not take part in.
 template <class... Tensors>
 bool is_transformed(const Tensors&... tensors) {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
-         (torch::autograd::isFwGradDefined(tensors) || ...);
+         (has_tangent(tensors) || ...);
 }
 
 // The two ops with every derivative, by hanops/autograd.py: under transforms, and where a gradient is derived again.

@@ -281,7 +281,7 @@ def against_truth(derive: Callable[[Callable[..., Tensor]], Any]) -> None:
 
 @row("Derivatives", "`gradcheck` and `gradgradcheck` in float64, single and grouped")
 def test_gradgradcheck(backend, device, interpreted):
-    for lead, final_abs in (((), True), ((2,), False)) if interpreted else product(((), (2,)), (True, False)):
+    for lead, final_abs in [((2,), False)] if interpreted else product(((), (2,)), (True, False)):
         inputs = [t.requires_grad_() for t in stacks(device, F64, *lead)]
 
         def stack(x: Tensor, u: Tensor, b: Tensor | None = None) -> Tensor:
@@ -370,6 +370,9 @@ def test_vmap_over_parameters(backend, device):
         against_truth(lambda s: vmap(lambda *t: s(*t), dims)(*inputs))
         against_truth(lambda s: vmap(grad(loss_of(s), (0, 1, 2)), dims)(*inputs))
         against_truth(lambda s: vmap(grad(lambda *t: grad(loss_of(s), 1)(*t).square().sum()), dims)(*inputs))
+    grouped = [torch.stack([t, 1 - t], 1) for t in (xs, us, bs)]  # a batch of grouped stacks
+    against_truth(lambda s: vmap(lambda *t: s(*t))(*grouped))
+    against_truth(lambda s: vmap(grad(loss_of(s), (0, 1, 2)), (None, 0, None))(grouped[0][0], us, bs[0]))
     nested = vmap(vmap(hanops.han_stack, (0, None, None)), (None, 0, 0))
     with Recorder() as recorder:
         nested(xs, us, bs)

@@ -1,0 +1,128 @@
+"""What the papers measure of a network: activation ratio, variability, Jacobian spectrum, Lipschitz constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hanops.models.layers import Abs, GroupSort
+from hanops.modules import HanStack
+
+_ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, Abs, GroupSort)
+
+
+@torch.no_grad()
+def activation_ratio(model: nn.Module, x: Tensor) -> float:
+    """Returns the activations of a network for each of its parameters.
+
+    Args:
+        model: its activations are counted in `HanStack`, one for each feature and layer that ends in an absolute value,
+            and in modules such as `nn.ReLU`; activations that are functions are not seen.
+        x: one row, (in_features,) or (1, in_features); with groups, (groups, 1, in_features).
+
+    Raises:
+        ValueError: where the model has no parameters.
+
+    Source: Yu and Zhang, arXiv 2106.04088.
+
+    >>> import torch, hanops
+    >>> model = hanops.models.HanNet(2, 30, 20, 2, dense_layers=(2, 20))
+    >>> round(100 * hanops.metrics.activation_ratio(model, torch.zeros(2)), 2)
+    19.79
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    if parameters == 0:
+        raise ValueError("activation_ratio: model must have parameters, got none")
+    count = 0
+
+    def add(module: nn.Module, _: object, y: Tensor) -> None:
+        nonlocal count
+        if isinstance(module, HanStack):
+            count += y.numel() * (module.depth if module.final_abs else module.depth - 1)
+        else:
+            count += y.numel()
+
+    watched = [m for m in model.modules() if isinstance(m, (HanStack, *_ACTIVATIONS))]
+    hooks = [module.register_forward_hook(add) for module in watched]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count / parameters
+
+
+def variability(values: Tensor, step: float, dims: int = 2) -> Tensor:
+    """Returns |f|^-2 times the integral over a mesh of sum_i |d^3 f / d x_i^3|^2, by differences. 0 where f is 0.
+
+    A network has collapsed to a constant where it is 0. The papers average it over random parameters.
+
+    Args:
+        values: f on the mesh, (..., n, ..., n), n at least 4.
+        step: distance of two neighbours.
+        dims: number of axes of the mesh, the last ones.
+
+    Returns:
+        The variability of each f, (...).
+
+    Raises:
+        ValueError: where an axis of the mesh has fewer than 4 points.
+
+    Source: Yu and Zhang, arXiv 2106.04088, version 1.
+    """
+    axes = tuple(range(-dims, 0))
+    shape = list(values.shape)
+    if values.dim() < dims or min(values.shape[axis] for axis in axes) < 4:
+        raise ValueError(f"variability: values must have {dims} last axes of at least 4 points, got shape {shape}")
+    f = values.double()
+    cell = step**dims
+    total = torch.zeros(f.shape[: f.dim() - dims], dtype=f.dtype, device=f.device)
+    for axis in axes:
+        total = total + (f.diff(n=3, dim=axis) / step**3).square().sum(axes) * cell
+    norm = f.square().sum(axes) * cell
+    return torch.where(norm == 0, 0, total / torch.where(norm == 0, 1, norm))
+
+
+def jacobian_spectrum(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Returns the singular values of the Jacobian at each row, largest first. Those of a `HanStack` are all 1.
+
+    Args:
+        function: from rows (rows, in_features) to rows (rows, out_features), each on its own.
+        x: (rows, in_features).
+
+    Returns:
+        (rows, min(in_features, out_features)).
+
+    Source: the G-matrix of arXiv 2106.04088 is this Jacobian, for a layer in the middle of a network.
+
+    >>> import torch, hanops
+    >>> x = torch.randn(3, 8, dtype=torch.float64)
+    >>> spectrum = hanops.metrics.jacobian_spectrum(hanops.HanStack(8, 100, dtype=torch.float64), x)
+    >>> torch.testing.assert_close(spectrum, torch.ones_like(spectrum))
+    """
+    if x.dim() != 2:
+        raise ValueError(f"jacobian_spectrum: x must have shape (rows, in_features), got {list(x.shape)}")
+    jacobians: Tensor = torch.func.vmap(torch.func.jacrev(lambda row: function(row.unsqueeze(0)).squeeze(0)))(x)
+    return torch.linalg.svdvals(jacobians.detach())
+
+
+@torch.no_grad()
+def lipschitz(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Returns the largest |f(a) - f(b)| / |a - b| over all pairs of rows: a lower bound of the Lipschitz constant.
+
+    A `HanStack` gives at most 1, but for rounding.
+
+    Args:
+        function: from rows (rows, in_features) to rows (rows, out_features), each on its own.
+        x: (rows, in_features), at least 2 different rows.
+
+    Raises:
+        ValueError: where there are fewer than two different rows.
+    """
+    y = function(x)
+    before, after = torch.pdist(x.double()), torch.pdist(y.double())
+    if before.numel() == 0 or before.max() == 0:
+        raise ValueError(f"lipschitz: x must have at least 2 different rows, got shape {list(x.shape)}")
+    return float((after[before > 0] / before[before > 0]).max())

@@ -1,0 +1,121 @@
+"""What the papers' networks are made of beside Han layers: dense layers in groups, and activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class GroupedLinear(nn.Module):
+    """`groups` dense layers, each on its own rows: what `torch.bmm` is to `mm`.
+
+    Args:
+        in_features, out_features: as in `nn.Linear`.
+        groups: number of layers. The input has shape (groups, rows, in_features).
+        device, dtype: of the parameters.
+
+    Attributes:
+        weight: (groups, out_features, in_features).
+        bias: (groups, out_features).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        groups: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(groups, out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias uniformly from ±1/sqrt(in_features), as `nn.Linear` does."""
+        bound = 1 / math.sqrt(self.weight.shape[-1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x W^T + b of each group, (groups, rows, out_features)."""
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+    def extra_repr(self) -> str:
+        """Returns the sizes."""
+        groups, out_features, in_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}, groups={groups}"
+
+
+def make_dense(
+    in_features: int,
+    out_features: int,
+    groups: int | None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Linear | GroupedLinear:
+    """Returns a dense layer, or one for each group."""
+    if groups is None:
+        return nn.Linear(in_features, out_features, device=device, dtype=dtype)
+    return GroupedLinear(in_features, out_features, groups, device=device, dtype=dtype)
+
+
+class Abs(nn.Module):
+    """The absolute value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns |x|."""
+        return x.abs()
+
+
+class GroupSort(nn.Module):
+    """Sorts each run of `size` features. With size 2 it is MaxMin.
+
+    Source: Anil, Lucas and Grosse, Sorting Out Lipschitz Function Approximation, arXiv 1811.05381.
+
+    >>> GroupSort(2)(torch.tensor([3.0, 1.0, 2.0, 5.0]))
+    tensor([1., 3., 2., 5.])
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x sorted within its runs, of the shape of x."""
+        return x.unflatten(-1, (-1, self.size)).sort(dim=-1).values.flatten(-2)
+
+    def extra_repr(self) -> str:
+        """Returns the size of a run."""
+        return str(self.size)
+
+
+def weights(model: nn.Module) -> Iterator[Tensor]:
+    """Yields the weight of every dense layer of a model, (out_features, in_features), also those of groups."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | GroupedLinear):
+            yield from module.weight.unsqueeze(0).flatten(0, -3)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "abs": Abs,
+    "relu": nn.ReLU,
+    "maxmin": lambda: GroupSort(2),
+    "groupsort": lambda: GroupSort(5),
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """Returns the activation of a name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()

@@ -29,7 +29,7 @@ build: $(VENV)/.built  ## build the native code and install hanops into .venv, e
 $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
 	@echo "==> hanops with its native code (a minute or two the first time), and the test and lint tools"
 	@$(PY) setup.py --quiet build_ext --inplace
-	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint,report]'
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint,report,examples]'
 	@touch $@
 
 SUITE ?= quick

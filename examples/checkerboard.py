@@ -9,10 +9,10 @@ from typing import Any
 
 import matplotlib
 import torch
-from sweep import Data, Network, Recipe, Run, best, mean_and_spread, parser, train, write
+from sweep import Data, Recipe, Run, best, mean_and_spread, parser, train, write
 from torch import Tensor
 
-from hanops.models import FCNet, HanNet, orthogonality_penalty
+from hanops.models import FCNet, HanNet, Network, orthogonality_penalty
 
 RATES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 POINTS = 81  # of each axis

@@ -15,9 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import hanops
-from hanops.models import FCNet, HanNet
+from hanops.models import Network
 
-Network = HanNet | FCNet
 SAVE_SECONDS = 30.0
 
 

@@ -21,10 +21,10 @@ def _checked(name: str, *sizes: int) -> Sizes:
     return sizes  # type: ignore[return-value]
 
 
-_Net = TypeVar("_Net", bound="_Network")
+_Net = TypeVar("_Net", bound="Network")
 
 
-class _Network(nn.Module):
+class Network(nn.Module):
     """Hidden layers of one width, and a dense layer to the output."""
 
     out: nn.Linear | GroupedLinear
@@ -80,7 +80,7 @@ class _Network(nn.Module):
         return model
 
 
-class HanNet(_Network):
+class HanNet(Network):
     """Dense in, hidden Han layers, dense out.
 
     Depth counts hidden layers: the first, which is dense, those named in `dense_layers`, and Han layers for the rest.
@@ -176,7 +176,7 @@ def _han_layers(
     return layers
 
 
-class FCNet(_Network):
+class FCNet(Network):
     """Dense layers with an activation after each but the last.
 
     Args:

@@ -32,6 +32,8 @@ class Run:
 class Recipe:
     """Stochastic gradient descent with momentum, and a rate that falls at parts of the way.
 
+    Each step takes `batch` rows at random, as the authors' code does, and not in epochs.
+
     penalty: of a model, for each group, added to the loss.
     """
 
@@ -61,7 +63,7 @@ class State:
     model: Network
     moments: list[Tensor]
     generators: list[torch.Generator]
-    order: Tensor  # (groups, n), the rows of this epoch
+    rows: Tensor  # (groups, every, batch), those of the steps up to the next evaluation
     iteration: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -74,7 +76,7 @@ class State:
                 "model": self.model.state_dict(),
                 "moments": self.moments,
                 "generators": [g.get_state() for g in self.generators],
-                "order": self.order,
+                "rows": self.rows,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "history": self.history,
@@ -85,9 +87,9 @@ class State:
 
     def load(self, path: Path) -> None:
         """Takes the state of a file."""
-        saved = torch.load(path, map_location=self.order.device)
+        saved = torch.load(path, map_location=self.rows.device)
         self.model.load_state_dict(saved["model"])
-        self.moments, self.order = saved["moments"], saved["order"]
+        self.moments, self.rows = saved["moments"], saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state.cpu())
         self.iteration, self.seconds, self.history = saved["iteration"], saved["seconds"], saved["history"]
@@ -131,14 +133,14 @@ def train(
         model,
         [torch.zeros_like(p) for p in parameters],
         [torch.Generator().manual_seed(run.seed) for run in runs],
-        torch.empty(len(runs), 0, dtype=torch.int64, device=device),
+        torch.empty(len(runs), recipe.every, recipe.batch, dtype=torch.int64, device=device),
     )
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
     rates = torch.tensor([run.rate for run in runs], device=device)
     scales = [-rates.view(-1, *[1] * (p.dim() - 1)) for p in parameters]
     group = torch.arange(len(runs), device=device).unsqueeze(1)
-    batches = -(-n // recipe.batch)
+    shape = state.rows.shape[1:]
 
     def evaluate(loss: Tensor) -> None:
         with torch.no_grad():
@@ -150,10 +152,10 @@ def train(
     before = state.seconds
     with tqdm(total=recipe.iterations, initial=state.iteration, unit="step", mininterval=1.0) as bar:
         while state.iteration < recipe.iterations:
-            position = state.iteration % batches
+            position = state.iteration % recipe.every
             if position == 0:
-                state.order = torch.stack([torch.randperm(n, generator=g) for g in state.generators]).to(device)
-            rows = state.order[:, position * recipe.batch : (position + 1) * recipe.batch]
+                state.rows.copy_(torch.stack([torch.randint(n, shape, generator=g) for g in state.generators]))
+            rows = state.rows[:, position]
             loss = (model(data.x[group, rows]) - data.target[group, rows]).square().mean((1, 2))
             total = loss if recipe.penalty is None else loss + recipe.penalty(model)
             gradients = torch.autograd.grad(total.sum(), parameters)

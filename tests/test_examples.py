@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
         return train(small, RUNS, points, recipe, checkerboard.accuracy, checkpoint)
 
     whole = run(60)
-    run(35, tmp_path / "state.pt")  # inside an epoch of 17 batches
+    run(35, tmp_path / "state.pt")  # between two evaluations
     resumed = run(60, tmp_path / "state.pt")
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -121,5 +121,7 @@ def test_checkerboard(model, tmp_path):
     assert "test accuracy" in done.stdout
     result = json.loads((tmp_path / f"checkerboard-{model}.json").read_text())
     assert [row["rate"] for row in result["rates"]] == [0.05, 0.1]
-    assert len(result["best"]["test, best"]) == 2
+    rates, each = result["rates"], result["best rate of each seed"]
+    assert each["test, best"] == [max(row["test, best"][seed] for row in rates) for seed in range(2)]
+    assert each["test, best, mean and spread"][0] == pytest.approx(sum(each["test, best"]) / 2)
     assert (tmp_path / f"checkerboard-{model}.png").stat().st_size > 10_000

@@ -81,7 +81,7 @@ def summary(runs: list[Run], history: list[dict[str, Any]]) -> dict[str, Any]:
     """
     columns = {"test, best": best(history), "test, last": history[-1]["test"], "train, last": history[-1]["train"]}
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for rate in dict.fromkeys(run.rate for run in runs):
         own = [index for index, run in enumerate(runs) if run.rate == rate]
         rows.append({"rate": rate, **{name: [100 * column[i] for i in own] for name, column in columns.items()}})

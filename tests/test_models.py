@@ -156,6 +156,26 @@ def test_orthogonality_penalty():
     assert orthogonality_penalty(HanNet(2, 6, 3, 2)) == 0
 
 
+@pytest.mark.skipif(hanops.ops.native is None, reason="minutes in plain torch")
+def test_ten_thousand_layers():
+    """The gradient of each row is as long in the first layer as in the last, and the loss falls."""
+    stack = hanops.HanStack(64, 10_000)
+    optimizer = torch.optim.SGD(stack.parameters(), lr=1e-3)
+    x, target = torch.randn(64, 64, requires_grad=True), torch.randn(64, 64).abs()
+    losses = []
+    for _ in range(10):
+        y = stack(x)
+        loss = (y - target).square().mean()
+        (dy,) = torch.autograd.grad(loss, y, retain_graph=True)
+        loss.backward()
+        torch.testing.assert_close(x.grad.norm(dim=1), dy.norm(dim=1), rtol=1e-4, atol=0)
+        optimizer.step()
+        optimizer.zero_grad()
+        x.grad = None
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
 # ---- metrics
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Data:
 class State:
     """Where a sweep is: all that a file needs to go on with it."""
 
+    settings: dict[str, Any]  # of the sweep; a checkpoint of others is refused
     model: Network
     moments: list[Tensor]
     generators: list[torch.Generator]
@@ -73,6 +74,7 @@ class State:
         part = path.with_suffix(".part")
         torch.save(
             {
+                "settings": self.settings,
                 "model": self.model.state_dict(),
                 "moments": self.moments,
                 "generators": [g.get_state() for g in self.generators],
@@ -86,8 +88,12 @@ class State:
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Takes the state of a file."""
+        """Takes the state of a file; ValueError where that is of another sweep."""
         saved = torch.load(path, map_location=self.rows.device)
+        if saved["settings"] != self.settings:
+            raise ValueError(
+                f"{path} is of another sweep: go on with the settings {saved['settings']}, or start --fresh"
+            )
         self.model.load_state_dict(saved["model"])
         self.moments, self.rows = saved["moments"], saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):
@@ -129,7 +135,11 @@ def train(
     model = type(singles[0]).grouped(singles).to(device)
     parameters = list(model.parameters())
     n = data.x.shape[1]
+    settings = asdict(recipe) | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
+    settings["penalty"] = recipe.penalty is not None
+    settings["milestones"] = list(recipe.milestones)
     state = State(
+        settings,
         model,
         [torch.zeros_like(p) for p in parameters],
         [torch.Generator().manual_seed(run.seed) for run in runs],

@@ -74,19 +74,31 @@ def test_groups_train_as_single_runs_do():
         assert together.history[-1]["loss"][group] == pytest.approx(alone.history[-1]["loss"][0], rel=1e-3)
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     points = checkerboard.data(RUNS, full=False, noise=0.0, device="cpu")
+    checkpoint = tmp_path / "state.pt"
+    monkeypatch.setattr("sweep.SAVE_SECONDS", 0.0)
+    calls = 0
 
-    def run(iterations: int, checkpoint: Path | None = None):
-        recipe = Recipe(iterations, every=10, milestones=())
-        return train(small, RUNS, points, recipe, checkerboard.accuracy, checkpoint)
+    def interrupted(outputs, targets):
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # two calls for each evaluation
+            raise KeyboardInterrupt
+        return checkerboard.accuracy(outputs, targets)
 
-    whole = run(60)
-    run(35, tmp_path / "state.pt")  # between two evaluations
-    resumed = run(60, tmp_path / "state.pt")
+    recipe = Recipe(60, every=10)
+    whole = train(small, RUNS, points, recipe, checkerboard.accuracy)
+    with pytest.raises(KeyboardInterrupt):
+        train(small, RUNS, points, recipe, interrupted, checkpoint)
+    assert torch.load(checkpoint)["iteration"] == 30
+    resumed = train(small, RUNS, points, recipe, checkerboard.accuracy, checkpoint)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert [entry["iteration"] for entry in resumed.history] == [10, 20, 30, 35, 40, 50, 60]
+    assert resumed.history == whole.history
+    for other_runs, other in ((RUNS, Recipe(80, every=10)), ([*RUNS[:3], Run(1, 0.1)], recipe)):
+        with pytest.raises(ValueError, match="is of another sweep"):
+            train(small, other_runs, points, other, checkerboard.accuracy, checkpoint)
 
 
 def test_a_diverging_run_leaves_the_others_alone():

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from sweep import Data, Recipe, Run, best, mean_and_spread, parser, train, write
+from experiment import COLOURS, checkpoint, parser, settings, summary, write
+from matplotlib import pyplot
+from sweep import Data, Recipe, Run, State, train
 from torch import Tensor
 
 from hanops.models import FCNet, HanNet, Network, orthogonality_penalty
@@ -54,8 +55,8 @@ def board(full: bool) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns the share of rows whose outputs all round to their targets, for each group."""
-    return (outputs.round() == targets.round()).all(-1).double().mean(-1)
+    """Returns the share of rows, in percent, whose outputs all round to their targets, for each group."""
+    return 100 * (outputs.round() == targets.round()).all(-1).double().mean(-1)
 
 
 def data(runs: list[Run], full: bool, noise: float, device: str) -> Data:
@@ -74,30 +75,8 @@ def data(runs: list[Run], full: bool, noise: float, device: str) -> Data:
     return Data(*(torch.stack(part).to(device) for part in parts))
 
 
-def summary(runs: list[Run], history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns, in percent, each rate's scores over the seeds, and for each seed the rate that is best for it.
-
-    The papers take the best rate of each run, by the test accuracy, which is looked at every 100 iterations.
-    """
-    columns = {"test, best": best(history), "test, last": history[-1]["test"], "train, last": history[-1]["train"]}
-    seeds = list(dict.fromkeys(run.seed for run in runs))
-    rows: list[dict[str, Any]] = []
-    for rate in dict.fromkeys(run.rate for run in runs):
-        own = [index for index, run in enumerate(runs) if run.rate == rate]
-        rows.append({"rate": rate, **{name: [100 * column[i] for i in own] for name, column in columns.items()}})
-    chosen = [max(rows, key=lambda row: row["test, best"][place]) for place in range(len(seeds))]
-    each: dict[str, Any] = {"rate": [row["rate"] for row in chosen]}
-    for name in columns:
-        each[name] = [row[name][place] for place, row in enumerate(chosen)]
-        each[f"{name}, mean and spread"] = mean_and_spread(each[name])
-    return {"rates": rows, "best rate of each seed": each}
-
-
 def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[str, Any]], title: str) -> None:
     """Draws what a network has learnt over the square, and its scores over the training."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     axis = torch.linspace(-1, 1, 241)
     mesh = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1).to(run.x.device)
@@ -106,8 +85,8 @@ def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[s
     left.imshow(values.t(), origin="lower", extent=(-1, 1, -1, 1), cmap="gray", vmin=-0.2, vmax=1.2)
     left.set(title="output, first column", xlabel="$x_1$", ylabel="$x_2$")
     for name, style in (("train", ":"), ("test", "-")):
-        points = [(entry["iteration"], 100 * entry[name][group]) for entry in history]
-        right.plot(*zip(*points, strict=True), style, color="#0b6e4f", label=name)
+        points = [(entry["iteration"], entry[name][group]) for entry in history]
+        right.plot(*zip(*points, strict=True), style, color=COLOURS[0], label=name)
     right.set(title="accuracy", xlabel="iteration", ylabel="%", ylim=(40, 101))
     right.legend()
     figure.suptitle(title)
@@ -115,41 +94,64 @@ def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[s
     pyplot.close(figure)
 
 
-def main() -> None:
-    """Runs the sweep of one model."""
-    options = parser(__doc__, 40_000, RATES)
-    options.add_argument("--model", choices=list(MODELS), default="hannet", help="which network")
+def board_options(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the options of all programs that learn the board."""
+    options = parser(description, 40_000)
+    options.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="initial learning rates")
     options.add_argument("--noise", type=float, default=0.0, help="part of the training labels that are flipped")
     options.add_argument("--full", action="store_true", help="an 8 x 8 board over the whole square, much harder")
     options.add_argument("--penalty", type=float, default=0.001, help="weight of |W'W - I|^2 for the orth models")
-    arguments: argparse.Namespace = options.parse_args()
+    return options
+
+
+def learn(
+    name: str, make: Callable[[], Network], arguments: argparse.Namespace, orthogonal: bool = False
+) -> tuple[State, Data, dict[str, Any]]:
+    """Trains a network for each seed and rate.
+
+    Args:
+        name: of the checkpoint, in arguments.out.
+        make: makes a network.
+        arguments: those of `board_options`.
+        orthogonal: whether dense weights are drawn to orthogonal ones, by arguments.penalty.
+
+    Returns:
+        The trained state, the data, and the figures for the JSON.
+    """
     runs = [Run(seed, rate) for rate in arguments.rates for seed in range(arguments.seeds)]
-    make = MODELS[arguments.model]
-    penalty = None
-    if arguments.model.startswith("orth"):
-        penalty = lambda model: arguments.penalty * orthogonality_penalty(model)  # noqa: E731
     points = data(runs, arguments.full, arguments.noise, arguments.device)
-    name = f"checkerboard-{arguments.model}{'-full' if arguments.full else ''}"
-    name += f"-noise{arguments.noise:g}" if arguments.noise else ""
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = arguments.out / f"{name}.pt"
-    if arguments.fresh:
-        checkpoint.unlink(missing_ok=True)
+    penalty = (lambda model: arguments.penalty * orthogonality_penalty(model)) if orthogonal else None
     recipe = Recipe(arguments.iterations, penalty=penalty)
-    state = train(make, runs, points, recipe, accuracy, checkpoint)
-    found = summary(runs, state.history)
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "fresh")}
+    state = train(make, runs, points, recipe, accuracy, checkpoint(arguments, name))
     parameters = sum(p.numel() for p in make().parameters())
-    result = {"settings": settings, "parameters": parameters, "seconds": state.seconds, "networks": len(runs), **found}
-    write(arguments.out / f"{name}.json", result)
-    each = found["best rate of each seed"]
+    figures = {"parameters": parameters, "networks": len(runs), "seconds": state.seconds}
+    return state, points, figures | summary(runs, state.history)
+
+
+def told(name: str, result: dict[str, Any]) -> str:
+    """Returns a result in one line."""
+    each = result["best setting of each seed"]
     mean, spread = each["test, best, mean and spread"]
     last, _ = each["test, last, mean and spread"]
-    line = f"{arguments.model}, {parameters:,} parameters, {arguments.seeds} seeds: "
-    line += f"{mean:.2f} ± {spread:.2f} % test accuracy"
-    line += f" (at the last iteration {last:.2f})"
-    print(f"{line}; {len(runs)} networks in {state.seconds:.0f} s")
-    group = next(index for index, run in enumerate(runs) if run.rate == each["rate"][0])
+    line = f"{name}, {result['parameters']:,} parameters, {len(each['rate'])} seeds: {mean:.2f} ± {spread:.2f} % test"
+    return (
+        f"{line} accuracy (at the last iteration {last:.2f}); {result['networks']} networks, {result['seconds']:.0f} s"
+    )
+
+
+def main() -> None:
+    """Runs the sweep of one model."""
+    options = board_options(__doc__)
+    options.add_argument("--model", choices=list(MODELS), default="hannet", help="which network")
+    arguments = options.parse_args()
+    name = f"checkerboard-{arguments.model}{'-full' if arguments.full else ''}"
+    name += f"-noise{arguments.noise:g}" if arguments.noise else ""
+    orthogonal = arguments.model.startswith("orth")
+    state, points, result = learn(name, MODELS[arguments.model], arguments, orthogonal)
+    write(arguments.out / f"{name}.json", {"settings": settings(arguments), **result})
+    line = told(arguments.model, result)
+    print(line)
+    group = arguments.rates.index(result["best setting of each seed"]["rate"][0]) * arguments.seeds  # of seed 0
     plot(arguments.out / f"{name}.png", state.model, group, points, state.history, line)
 
 

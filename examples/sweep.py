@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,43 +10,80 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-import hanops
 from hanops.models import Network
 
 SAVE_SECONDS = 30.0
+BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
+MOMENTUM = 0.9  # of SGD
+TEST_ROWS = 4096  # at a time
+
+PerGroup = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets (groups, n, ...), a figure for each group
 
 
 @dataclass
 class Run:
-    """One network to train: its seed, which sets its start, its data and its batches, and its learning rate."""
+    """One network to train: its seed, which sets its start, its data and its batches, and its optimizer's settings."""
 
     seed: int
     rate: float
+    decay: float = 0.0  # of the weights, as in torch.optim.SGD and Adam
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Returns the mean squared error of each group."""
+    return (outputs - targets).square().flatten(1).mean(1)
+
+
+def root_mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Returns the square root of the mean squared error of each group."""
+    return mean_squared_error(outputs, targets).sqrt()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the mean cross entropy of each group, of logits (groups, n, classes) and classes (groups, n)."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape).mean(1)
+
+
+def class_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the share of rows, in percent, whose largest logit is that of their class, for each group."""
+    return 100 * (logits.argmax(-1) == targets).double().mean(1)
 
 
 @dataclass
 class Recipe:
-    """Stochastic gradient descent with momentum, and a rate that falls at parts of the way.
+    """How a sweep trains.
 
-    Each step takes `batch` rows at random, as the authors' code does, and not in epochs.
-
-    penalty: of a model, for each group, added to the loss.
+    iterations: steps in all.
+    batch: rows of a step. They are drawn at random, as in the authors' code of the checkerboard, or in turns of all
+        rows in a new order each time, where `epochs` is set.
+    optimizer: 'sgd', with momentum, or 'adam'.
+    milestones, factor: at these parts of the way the learning rate falls by the factor.
+    every: iterations between two evaluations.
+    loss: what is minimized. penalty: of a model, for each group, added to the loss.
     """
 
     iterations: int
     batch: int = 100
-    momentum: float = 0.9
+    epochs: bool = False
+    optimizer: str = "sgd"
     milestones: Sequence[float] = (0.5, 0.7, 0.9)
     factor: float = 0.2
-    every: int = 100  # iterations between two evaluations
+    every: int = 100
+    loss: PerGroup = mean_squared_error
     penalty: Callable[[Network], Tensor] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a checkpoint must agree with."""
+        plain = asdict(self) | {"milestones": list(self.milestones), "loss": self.loss.__name__}
+        return plain | {"penalty": self.penalty is not None}
 
 
 @dataclass
 class Data:
-    """Points and targets of all runs: x (groups, n, in), target (groups, n, out)."""
+    """Points and targets of all runs: x (groups, n, in), target (groups, n, out), or (groups, n) of classes."""
 
     x: Tensor
     target: Tensor
@@ -62,7 +97,7 @@ class State:
 
     settings: dict[str, Any]  # of the sweep; a checkpoint of others is refused
     model: Network
-    moments: list[Tensor]
+    moments: list[list[Tensor]]  # the optimizer's running means of each parameter
     generators: list[torch.Generator]
     rows: Tensor  # (groups, every, batch), those of the steps up to the next evaluation
     iteration: int = 0
@@ -106,23 +141,84 @@ def rate_at(recipe: Recipe, iteration: int) -> float:
     return recipe.factor ** sum(iteration >= part * recipe.iterations for part in recipe.milestones)
 
 
+def draw(generator: torch.Generator, recipe: Recipe, n: int) -> Tensor:
+    """Returns the rows of the next `every` batches of one run, (every, batch)."""
+    if not recipe.epochs:
+        return torch.randint(n, (recipe.every, recipe.batch), generator=generator)
+    batches = n // recipe.batch  # of an epoch
+    turns = [
+        torch.randperm(n, generator=generator)[: batches * recipe.batch] for _ in range(-(-recipe.every // batches))
+    ]
+    return torch.cat(turns).view(-1, recipe.batch)[: recipe.every]
+
+
+def outputs_of(model: Network, x: Tensor) -> Tensor:
+    """Returns the outputs of many rows, some at a time."""
+    return torch.cat([model(rows) for rows in x.split(TEST_ROWS, dim=1)], dim=1)
+
+
+class Optimizer:
+    """SGD with momentum or Adam, each group with a learning rate and a weight decay of its own."""
+
+    def __init__(self, recipe: Recipe, runs: Sequence[Run], parameters: Sequence[Tensor]) -> None:
+        if recipe.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adam', got {recipe.optimizer!r}")
+        self.adam = recipe.optimizer == "adam"
+        self.parameters = list(parameters)
+
+        def scales(values: list[float]) -> list[Tensor]:
+            t = torch.tensor(values, device=parameters[0].device)
+            return [t.view(-1, *[1] * (p.dim() - 1)) for p in parameters]
+
+        self.rates = scales([-run.rate for run in runs])
+        self.decays = scales([run.decay for run in runs]) if any(run.decay for run in runs) else None
+
+    def start(self) -> list[list[Tensor]]:
+        """Returns the running means of each parameter before the first step."""
+        return [[torch.zeros_like(p) for p in self.parameters] for _ in range(1 + self.adam)]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], moments: list[list[Tensor]], iteration: int, part: float) -> None:
+        """Takes a step, the first at iteration 0, with `part` of the learning rates."""
+        gradients = list(gradients)
+        if self.decays is not None:
+            gradients = [g.addcmul(p, d) for g, p, d in zip(gradients, self.parameters, self.decays, strict=True)]
+        if not self.adam:
+            torch._foreach_mul_(moments[0], MOMENTUM)
+            torch._foreach_add_(moments[0], gradients)
+            for p, moment, rate in zip(self.parameters, moments[0], self.rates, strict=True):
+                p.addcmul_(moment, rate, value=part)
+            return
+        torch._foreach_lerp_(moments[0], gradients, 1 - BETAS[0])
+        torch._foreach_mul_(moments[1], BETAS[1])
+        torch._foreach_addcmul_(moments[1], gradients, gradients, 1 - BETAS[1])
+        part /= 1 - BETAS[0] ** (iteration + 1)
+        roots = torch._foreach_sqrt(moments[1])
+        torch._foreach_mul_(roots, (1 - BETAS[1] ** (iteration + 1)) ** -0.5)
+        torch._foreach_add_(roots, EPS)
+        for p, moment, root, rate in zip(self.parameters, moments[0], roots, self.rates, strict=True):
+            p.addcmul_(moment / root, rate, value=part)
+
+
 def train(
     make: Callable[[], Network],
     runs: Sequence[Run],
     data: Data,
     recipe: Recipe,
-    score: Callable[[Tensor, Tensor], Tensor],
+    score: PerGroup,
     checkpoint: Path | None = None,
+    lower: bool = False,
 ) -> State:
-    """Trains one network for each run, all as one grouped model, by the mean squared error.
+    """Trains one network for each run, all as one grouped model.
 
     Args:
         make: makes a network; called after the seed of its run is set.
-        runs: the seeds and rates.
+        runs: the seeds, rates and decays.
         data: of all runs, on the device where the training is to be.
         recipe: how long and how.
-        score: of outputs and targets (groups, n, out), a figure for each group; kept at every evaluation.
+        score: kept at every evaluation.
         checkpoint: a file that is written now and then, and that an interrupted call goes on from.
+        lower: whether a lower score is the better one.
 
     Returns:
         The state at the end; `history` has the iteration, the losses and the scores of training and test.
@@ -135,28 +231,27 @@ def train(
     model = type(singles[0]).grouped(singles).to(device)
     parameters = list(model.parameters())
     n = data.x.shape[1]
-    settings = asdict(recipe) | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
-    settings["penalty"] = recipe.penalty is not None
-    settings["milestones"] = list(recipe.milestones)
+    if recipe.epochs and n < recipe.batch:
+        raise ValueError(f"epochs need at least one batch of {recipe.batch} rows, got {n}")
+    optimizer = Optimizer(recipe, runs, parameters)
+    settings = recipe.settings() | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
     state = State(
         settings,
         model,
-        [torch.zeros_like(p) for p in parameters],
+        optimizer.start(),
         [torch.Generator().manual_seed(run.seed) for run in runs],
         torch.empty(len(runs), recipe.every, recipe.batch, dtype=torch.int64, device=device),
     )
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
-    rates = torch.tensor([run.rate for run in runs], device=device)
-    scales = [-rates.view(-1, *[1] * (p.dim() - 1)) for p in parameters]
     group = torch.arange(len(runs), device=device).unsqueeze(1)
-    shape = state.rows.shape[1:]
 
+    @torch.no_grad()
     def evaluate(loss: Tensor) -> None:
-        with torch.no_grad():
-            train_score, test_score = score(model(data.x), data.target), score(model(data.test_x), data.test_target)
-        losses, trained, tested = (t.tolist() for t in (loss.detach(), train_score, test_score))
-        state.history.append({"iteration": state.iteration, "loss": losses, "train": trained, "test": tested})
+        trained = score(outputs_of(model, data.x), data.target)
+        tested = score(outputs_of(model, data.test_x), data.test_target)
+        entry = {"loss": loss.tolist(), "train": trained.tolist(), "test": tested.tolist()}
+        state.history.append({"iteration": state.iteration, **entry})
 
     started = saved = time.perf_counter()
     before = state.seconds
@@ -164,22 +259,18 @@ def train(
         while state.iteration < recipe.iterations:
             position = state.iteration % recipe.every
             if position == 0:
-                state.rows.copy_(torch.stack([torch.randint(n, shape, generator=g) for g in state.generators]))
+                state.rows.copy_(torch.stack([draw(g, recipe, n) for g in state.generators]))
             rows = state.rows[:, position]
-            loss = (model(data.x[group, rows]) - data.target[group, rows]).square().mean((1, 2))
+            loss = recipe.loss(model(data.x[group, rows]), data.target[group, rows])
             total = loss if recipe.penalty is None else loss + recipe.penalty(model)
             gradients = torch.autograd.grad(total.sum(), parameters)
-            part = rate_at(recipe, state.iteration)
-            with torch.no_grad():
-                torch._foreach_mul_(state.moments, recipe.momentum)
-                torch._foreach_add_(state.moments, gradients)
-                for p, moment, scale in zip(parameters, state.moments, scales, strict=True):
-                    p.addcmul_(moment, scale, value=part)
+            optimizer.step(gradients, state.moments, state.iteration, rate_at(recipe, state.iteration))
             state.iteration += 1
             bar.update()
             if state.iteration % recipe.every == 0 or state.iteration == recipe.iterations:
-                evaluate(loss)
-                bar.set_postfix(test=f"{max(state.history[-1]['test']):.4f}")
+                evaluate(loss.detach())
+                scores = state.history[-1]["test"]
+                bar.set_postfix(test=f"{(min if lower else max)(scores):.4g}")
                 state.seconds = before + time.perf_counter() - started
                 if checkpoint is not None and time.perf_counter() - saved > SAVE_SECONDS:
                     state.save(checkpoint)
@@ -187,33 +278,3 @@ def train(
     if checkpoint is not None:
         state.save(checkpoint)
     return state
-
-
-def best(history: list[dict[str, Any]], key: str = "test") -> list[float]:
-    """Returns the highest score of each run over all evaluations."""
-    return [max(scores) for scores in zip(*(entry[key] for entry in history), strict=True)]
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean and the sample standard deviation, 0 of a single value."""
-    t = torch.tensor(values, dtype=torch.float64)
-    return t.mean().item(), t.std().item() if len(values) > 1 else 0.0
-
-
-def parser(description: str | None, iterations: int, rates: Sequence[float]) -> argparse.ArgumentParser:
-    """Returns a parser with the options that all sweeps have."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--seeds", type=int, default=5, help="networks for each rate")
-    options.add_argument("--rates", type=float, nargs="+", default=list(rates), help="initial learning rates")
-    options.add_argument("--iterations", type=int, default=iterations, help="steps of training")
-    options.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    options.add_argument("--out", type=Path, default=Path("runs"), help="folder of the JSON, the plot and checkpoints")
-    options.add_argument("--fresh", action="store_true", help="start anew where an interrupted run left a checkpoint")
-    return options
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result with the versions that made it."""
-    versions = {"hanops": hanops.__version__, "torch": torch.__version__}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**result, "versions": versions}, indent=1) + "\n")

@@ -15,7 +15,8 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 checkerboard = pytest.importorskip("checkerboard")
 
-from sweep import Recipe, Run, best, mean_and_spread, rate_at, train  # noqa: E402
+from experiment import best, mean_and_spread, summary  # noqa: E402
+from sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUNS = [Run(seed, rate) for rate in (0.02, 0.05) for seed in (0, 1)]
@@ -53,7 +54,7 @@ def test_data():
 def test_accuracy():
     outputs = torch.tensor([[[0.9, 0.6], [0.4, 0.6], [0.1, -0.2], [float("nan"), 0.0]]])
     targets = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])
-    assert checkerboard.accuracy(outputs, targets).tolist() == [0.5]
+    assert checkerboard.accuracy(outputs, targets).tolist() == [50]
 
 
 def test_rate():
@@ -110,9 +111,52 @@ def test_a_diverging_run_leaves_the_others_alone():
 
 
 def test_figures():
-    assert best([{"test": [0.1, 0.9]}, {"test": [0.5, 0.2]}]) == [0.5, 0.9]
+    history = [{"test": [0.1, 0.9], "train": [1, 2]}, {"test": [0.5, 0.2], "train": [3, 4]}]
+    assert best(history) == [0.5, 0.9]
+    assert best(history, lower=True) == [0.1, 0.2]
     assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_spread([2.0]) == (2.0, 0.0)
+    found = summary([Run(0, 0.1), Run(0, 0.2)], history)["best setting of each seed"]
+    assert found["rate"] == [0.2]
+    assert found["test, best"] == [0.9]
+    assert found["train, last"] == [4]
+    assert summary([Run(0, 0.1), Run(0, 0.1, 0.3)], history, lower=True)["best setting of each seed"]["decay"] == [0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_optimizer(name):
+    """Each group goes as torch's optimizer does with its rate and decay."""
+    runs = [Run(0, 0.1), Run(0, 0.02, decay=0.1)]
+    start = torch.randn(2, 3, 4)
+    ours = start.clone().requires_grad_()
+    optimizer = Optimizer(Recipe(1, optimizer=name), runs, [ours])
+    moments = optimizer.start()
+    for iteration in range(5):
+        (gradient,) = torch.autograd.grad((ours - 1).square().mul(torch.arange(4.0)).sum(), ours)
+        optimizer.step([gradient], moments, iteration, part=0.5)
+    for group, run in enumerate(runs):
+        theirs = start[group].clone().requires_grad_()
+        options = {"lr": 0.5 * run.rate, "weight_decay": run.decay}
+        other = (
+            torch.optim.Adam([theirs], **options)
+            if name == "adam"
+            else torch.optim.SGD([theirs], momentum=0.9, **options)
+        )
+        for _ in range(5):
+            other.zero_grad()
+            (theirs - 1).square().mul(torch.arange(4.0)).sum().backward()
+            other.step()
+        torch.testing.assert_close(ours[group], theirs)
+
+
+def test_epochs():
+    """Rows come in turns: each once in an epoch, but for what no whole batch is left for."""
+    rows = draw(torch.Generator().manual_seed(0), Recipe(9, batch=10, every=6, epochs=True), 35)
+    assert rows.shape == (6, 10)
+    assert all(rows[epoch : epoch + 3].unique().numel() == 30 for epoch in (0, 3))
+    few = Data(*(torch.zeros(4, 9, 2) for _ in range(4)))
+    with pytest.raises(ValueError, match="one batch of 10 rows, got 9"):
+        train(small, RUNS, few, Recipe(9, batch=10, epochs=True), checkerboard.accuracy)
 
 
 @pytest.mark.parametrize("model", ["hannet", "orth-abs"])
@@ -132,8 +176,8 @@ def test_checkerboard(model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     result = json.loads((tmp_path / f"checkerboard-{model}.json").read_text())
-    assert [row["rate"] for row in result["rates"]] == [0.05, 0.1]
-    rates, each = result["rates"], result["best rate of each seed"]
+    assert [row["rate"] for row in result["settings of the sweep"]] == [0.05, 0.1]
+    rates, each = result["settings of the sweep"], result["best setting of each seed"]
     assert each["test, best"] == [max(row["test, best"][seed] for row in rates) for seed in range(2)]
     assert each["test, best, mean and spread"][0] == pytest.approx(sum(each["test, best"]) / 2)
     assert (tmp_path / f"checkerboard-{model}.png").stat().st_size > 10_000

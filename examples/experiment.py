@@ -1,0 +1,119 @@
+"""What all examples share: their options, the scores over seeds and learning rates, and the JSON that they write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import torch
+
+import hanops
+
+if TYPE_CHECKING:
+    from sweep import Run
+
+matplotlib.use("agg")
+
+COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#6a4c93", "#7a7a7a")
+
+
+def parser(description: str | None, iterations: int | None = None) -> argparse.ArgumentParser:
+    """Returns a parser with the options that all examples have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--seeds", type=int, default=5, help="runs of each setting, seeds 0, 1, ...")
+    if iterations is not None:
+        options.add_argument("--iterations", type=int, default=iterations, help="steps of training")
+    options.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    options.add_argument("--out", type=Path, default=Path("runs"), help="folder of the JSON, the plot and checkpoints")
+    options.add_argument("--fresh", action="store_true", help="start anew where an interrupted run left a checkpoint")
+    return options
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and the sample standard deviation, 0 of a single value."""
+    t = torch.tensor(values, dtype=torch.float64)
+    return t.mean().item(), t.std().item() if len(values) > 1 else 0.0
+
+
+def best(history: list[dict[str, Any]], key: str = "test", lower: bool = False) -> list[float]:
+    """Returns the best score of each run over all evaluations: the highest, or the lowest."""
+    pick = min if lower else max
+    return [pick(scores) for scores in zip(*(entry[key] for entry in history), strict=True)]
+
+
+def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = False) -> dict[str, Any]:
+    """Returns the scores of each setting over the seeds, and for each seed those of the setting that is best for it.
+
+    A setting is a learning rate and a weight decay. As in the papers the best is that of the best test score, which is
+    looked at all along the training.
+
+    Args:
+        runs, history: of a sweep.
+        lower: whether a lower score is the better one.
+    """
+    columns = {
+        "test, best": best(history, lower=lower),
+        "test, last": history[-1]["test"],
+        "train, last": history[-1]["train"],
+    }
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    rows: list[dict[str, Any]] = []
+    for rate, decay in dict.fromkeys((run.rate, run.decay) for run in runs):
+        own = [index for index, run in enumerate(runs) if (run.rate, run.decay) == (rate, decay)]
+        scores = {name: [column[i] for i in own] for name, column in columns.items()}
+        rows.append({"rate": rate, "decay": decay, **scores})
+    pick = min if lower else max
+    chosen = [pick(rows, key=lambda row: row["test, best"][place]) for place in range(len(seeds))]
+    each: dict[str, Any] = {"rate": [row["rate"] for row in chosen], "decay": [row["decay"] for row in chosen]}
+    for name in columns:
+        each[name] = [row[name][place] for place, row in enumerate(chosen)]
+        each[f"{name}, mean and spread"] = mean_and_spread(each[name])
+    return {"settings of the sweep": rows, "best setting of each seed": each}
+
+
+def command() -> str:
+    """Returns the command that runs, without its output folder and with DIR for folders of data."""
+    words = [f"python examples/{Path(sys.argv[0]).name}"]
+    rest = iter(sys.argv[1:])
+    for word in rest:
+        if word == "--out":
+            next(rest)
+        elif word == "--data":
+            next(rest)
+            words.append("--data DIR")
+        elif word != "--fresh":
+            words.append(word)
+    return " ".join(words)
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result, whole or not at all, with the command and the versions that made it."""
+    made = {
+        "command": command(),
+        "versions": {"hanops": hanops.__version__, "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({**made, **result}, indent=1) + "\n")
+    part.replace(path)
+
+
+def checkpoint(arguments: argparse.Namespace, name: str) -> Path:
+    """Returns the file from which an interrupted training goes on; it is removed where that is to start afresh."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path: Path = arguments.out / f"{name}.pt"
+    if arguments.fresh:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that a result depends on."""
+    left_out = ("out", "fresh", "data")
+    return {key: value for key, value in vars(arguments).items() if key not in left_out}

@@ -38,6 +38,12 @@ MODELS: dict[str, Callable[[], Network]] = {
 }
 
 
+def mesh(points: int = POINTS) -> Tensor:
+    """Returns the points of a square mesh over [-1, 1]^2, (points^2, 2)."""
+    axis = torch.linspace(-1, 1, points)
+    return torch.cartesian_prod(axis, axis)
+
+
 def board(full: bool) -> tuple[Tensor, Tensor]:
     """Returns the 6,561 points of [-1, 1]^2 and their labels, (6561, 2) each, a label in both columns.
 
@@ -50,8 +56,7 @@ def board(full: bool) -> tuple[Tensor, Tensor]:
     else:
         inside = (i >= 4) & (i < 76) & (j >= 4) & (j < 76)
         label = torch.where(inside, ((i - 4) // 6 + (j - 4) // 6) % 2, 0)
-    x = torch.stack([i, j], -1).flatten(0, 1) / ((POINTS - 1) / 2) - 1
-    return x, label.flatten().float().unsqueeze(1).expand(-1, 2)
+    return mesh(), label.flatten().float().unsqueeze(1).expand(-1, 2)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -78,10 +83,8 @@ def data(runs: list[Run], full: bool, noise: float, device: str) -> Data:
 def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[str, Any]], title: str) -> None:
     """Draws what a network has learnt over the square, and its scores over the training."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
-    axis = torch.linspace(-1, 1, 241)
-    mesh = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1).to(run.x.device)
     with torch.no_grad():
-        values = model.single(group)(mesh)[:, 0].reshape(241, 241).cpu()
+        values = model.single(group)(mesh(241).to(run.x.device))[:, 0].reshape(241, 241).cpu()
     left.imshow(values.t(), origin="lower", extent=(-1, 1, -1, 1), cmap="gray", vmin=-0.2, vmax=1.2)
     left.set(title="output, first column", xlabel="$x_1$", ylabel="$x_2$")
     for name, style in (("train", ":"), ("test", "-")):

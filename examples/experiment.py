@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +42,10 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def best(history: list[dict[str, Any]], key: str = "test", lower: bool = False) -> list[float]:
-    """Returns the best score of each run over all evaluations: the highest, or the lowest."""
-    pick = min if lower else max
-    return [pick(scores) for scores in zip(*(entry[key] for entry in history), strict=True)]
+    """Returns the best score of each run over all evaluations: the highest, or the lowest. NaN is the worst."""
+    pick, worst = (min, math.inf) if lower else (max, -math.inf)
+    scores = zip(*(entry[key] for entry in history), strict=True)
+    return [pick(worst if math.isnan(score) else score for score in run) for run in scores]
 
 
 def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = False) -> dict[str, Any]:
@@ -76,25 +78,25 @@ def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = Fa
     return {"settings of the sweep": rows, "best setting of each seed": each}
 
 
-def command() -> str:
-    """Returns the command that runs, without its output folder and with DIR for folders of data."""
-    words = [f"python examples/{Path(sys.argv[0]).name}"]
-    rest = iter(sys.argv[1:])
+def command(program: str, words: Sequence[str]) -> str:
+    """Returns a command as it is written down: without its output folder, and with DIR for folders of data."""
+    kept = [f"python examples/{program}"]
+    rest = iter(words)
     for word in rest:
         if word == "--out":
             next(rest)
         elif word == "--data":
             next(rest)
-            words.append("--data DIR")
+            kept.append("--data DIR")
         elif word != "--fresh":
-            words.append(word)
-    return " ".join(words)
+            kept.append(word)
+    return " ".join(kept)
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes a result, whole or not at all, with the command and the versions that made it."""
     made = {
-        "command": command(),
+        "command": command(Path(sys.argv[0]).name, sys.argv[1:]),
         "versions": {"hanops": hanops.__version__, "torch": torch.__version__},
         "threads": torch.get_num_threads(),
     }

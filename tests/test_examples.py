@@ -114,6 +114,7 @@ def test_figures():
     history = [{"test": [0.1, 0.9], "train": [1, 2]}, {"test": [0.5, 0.2], "train": [3, 4]}]
     assert best(history) == [0.5, 0.9]
     assert best(history, lower=True) == [0.1, 0.2]
+    assert best([{"test": [math.nan, math.nan]}, {"test": [0.5, math.nan]}], lower=True) == [0.5, math.inf]
     assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_spread([2.0]) == (2.0, 0.0)
     found = summary([Run(0, 0.1), Run(0, 0.2)], history)["best setting of each seed"]

@@ -188,7 +188,8 @@ class FCNet(Network):
     Raises:
         ValueError: for sizes below 1, or an unknown activation.
 
-    Weights start by `kaiming_normal_` for ReLU, biases uniform in ±1/sqrt(size of the input).
+    Weights start by `kaiming_normal_`, with the gain of ReLU or, for the others, which keep the second moment of a
+    symmetric input, with gain 1. Biases start uniform in ±1/sqrt(size of the input).
 
     >>> sum(p.numel() for p in FCNet(2, 100, 6, 2).parameters())
     51002
@@ -215,7 +216,7 @@ class FCNet(Network):
         self.activation = activation
         with torch.no_grad():
             for weight in weights(self):
-                nn.init.kaiming_normal_(weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(weight, nonlinearity="relu" if activation == "relu" else "linear")
 
     def _like(self, groups: int | None) -> FCNet:
         weight = self.out.weight

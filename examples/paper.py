@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiment import command
+from results import page
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -59,7 +60,9 @@ def main() -> None:
     """Runs what is yet to be run, and writes the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--full", action="store_true", help="the papers' settings, for days; without it about an hour")
-    options.add_argument("--only", nargs="+", metavar="NAME", help="experiments to run, by the names of their JSON files")
+    options.add_argument(
+        "--only", nargs="+", metavar="NAME", help="experiments to run, by the names of their JSON files"
+    )
     options.add_argument("--tables", type=Path, metavar="DIR", help="the regression tables, CSV files")
     options.add_argument("--mnist", type=Path, metavar="DIR", help="MNIST's four files")
     options.add_argument("--images", type=Path, metavar="DIR", help="files of CIFAR-10, CIFAR-100 or STL-10")
@@ -86,3 +89,7 @@ def main() -> None:
         print(f"    {(time.perf_counter() - started) / 60:.1f} minutes in all", flush=True)
     arguments.page.write_text(page(arguments.results))
     print(f"==> {arguments.page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -221,8 +221,8 @@ def sines(results: Results) -> str:
     return f"""## Two-frequency sines
 
 The paper shows a figure only (HanNet clearly better) and the text at hand does not print its frequencies. Ours are 1
-and 8 half-waves a unit; width {options["width"]}, {options["depth"]} hidden layers, {options["iterations"]:,} iterations
-(the paper: 200, 20, 80,000).
+and 8 half-waves a unit; width {options["width"]}, {options["depth"]} hidden layers, {options["iterations"]:,}
+iterations (the paper: 200, 20, 80,000).
 
 {table(head, rows)}
 {results.commands()}

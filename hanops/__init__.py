@@ -2,8 +2,10 @@
 
 from hanops import metrics, models
 from hanops.backends import Explanation, explain, use_backend
+from hanops.conversion import convert
 from hanops.functional import han_layer, han_stack
 from hanops.modules import HanLayer, HanStack
+from hanops.optim import no_weight_decay
 from hanops.plain import decompositions
 
 __version__ = "0.1.0"
@@ -11,11 +13,13 @@ __all__ = [
     "Explanation",
     "HanLayer",
     "HanStack",
+    "convert",
     "decompositions",
     "explain",
     "han_layer",
     "han_stack",
     "metrics",
     "models",
+    "no_weight_decay",
     "use_backend",
 ]

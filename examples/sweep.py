@@ -63,6 +63,8 @@ class Recipe:
     milestones, factor: at these parts of the way the learning rate falls by the factor.
     every: iterations between two evaluations.
     loss: what is minimized. penalty: of a model, for each group, added to the loss.
+    objective: of a model, rows and targets, for each group, in place of the loss; it may draw random numbers. A
+        dataclass: its repr tells what a checkpoint must agree with.
     """
 
     iterations: int
@@ -74,11 +76,16 @@ class Recipe:
     every: int = 100
     loss: PerGroup = mean_squared_error
     penalty: Callable[[Network], Tensor] | None = None
+    objective: Callable[[Network, Tensor, Tensor], Tensor] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Returns what a checkpoint must agree with."""
         plain = asdict(self) | {"milestones": list(self.milestones), "loss": self.loss.__name__}
-        return plain | {"penalty": self.penalty is not None}
+        return plain | {"penalty": self.penalty is not None, "objective": repr(self.objective)}
+
+    def losses(self, model: Network, x: Tensor, target: Tensor) -> Tensor:
+        """Returns what is minimized for each group, but for the penalty."""
+        return self.loss(model(x), target) if self.objective is None else self.objective(model, x, target)
 
 
 @dataclass
@@ -113,6 +120,7 @@ class State:
                 "model": self.model.state_dict(),
                 "moments": self.moments,
                 "generators": [g.get_state() for g in self.generators],
+                "random": torch.get_rng_state(),
                 "rows": self.rows,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
@@ -133,6 +141,7 @@ class State:
         self.moments, self.rows = saved["moments"], saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state.cpu())
+        torch.set_rng_state(saved["random"].cpu())
         self.iteration, self.seconds, self.history = saved["iteration"], saved["seconds"], saved["history"]
 
 
@@ -261,7 +270,7 @@ def train(
             if position == 0:
                 state.rows.copy_(torch.stack([draw(g, recipe, n) for g in state.generators]))
             rows = state.rows[:, position]
-            loss = recipe.loss(model(data.x[group, rows]), data.target[group, rows])
+            loss = recipe.losses(model, data.x[group, rows], data.target[group, rows])
             total = loss if recipe.penalty is None else loss + recipe.penalty(model)
             gradients = torch.autograd.grad(total.sum(), parameters)
             optimizer.step(gradients, state.moments, state.iteration, rate_at(recipe, state.iteration))

@@ -38,8 +38,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def root_mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns the square root of the mean squared error of each group."""
-    return mean_squared_error(outputs, targets).sqrt()
+    """Returns the square root of the mean squared error of each group, infinite where an output is not a number."""
+    return mean_squared_error(outputs, targets).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,180 @@
+"""Learns tables of numbers: HanNet and two dense networks, trained on a part of the rows and tested on the rest."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
+from matplotlib import pyplot
+from numpy import loadtxt
+from sklearn.datasets import load_diabetes
+from sweep import Data, Recipe, Run, State, root_mean_squared_error, train
+from torch import Tensor
+
+from hanops.metrics import activation_ratio
+from hanops.models import FCNet, HanNet, Network
+
+BATCH = 100
+MODELS: dict[str, Callable[[int], Network]] = {
+    "hannet": lambda features: HanNet(features, 200, 20, 1),
+    "fcnet1": lambda features: FCNet(features, 50, 5, 1),
+    "fcnet2": lambda features: FCNet(features, 200, 5, 1),
+}
+NOTE = (
+    "DIR has one CSV file for each table: no header, numbers only, the last column the target. Without it the table is "
+    "scikit-learn's diabetes, which needs no download. Errors are in the unit of the target, which is not rescaled: "
+    "RMSE^2 / (1 - R2) of the paper is the variance of the last column as its five tables have it."
+)
+
+
+def read(folder: Path | None, name: str | None) -> dict[str, Tensor]:
+    """Returns tables by name, (rows, columns) in float64, the target in the last column.
+
+    Args:
+        folder: of CSV files; None for scikit-learn's own.
+        name: of the only table wanted; None for all, sorted.
+
+    Raises:
+        ValueError: where there is no such table, or one is not a table of finite numbers.
+    """
+    tables: dict[str, Tensor] = {}
+    if folder is not None:
+        for file in sorted(folder.glob(f"{name or '*'}.csv")):
+            tables[file.stem] = torch.from_numpy(loadtxt(file, delimiter=",", ndmin=2))
+    elif name in (None, "diabetes"):
+        x, y = load_diabetes(return_X_y=True, scaled=False)
+        tables["diabetes"] = torch.cat([torch.from_numpy(x), torch.from_numpy(y).unsqueeze(1)], 1)
+    if not tables:
+        raise ValueError(f"--table: no table {name or ''} in {'scikit-learn' if folder is None else folder}")
+    for stem, table in tables.items():
+        if table.shape[1] < 2 or not table.isfinite().all():
+            raise ValueError(f"{stem}: a table needs two columns or more of finite numbers, got {list(table.shape)}")
+    return tables
+
+
+def data(table: Tensor, part: float, seeds: int, device: str) -> Data:
+    """Returns a random part of the rows for each seed to train on, the rest to test; features are standardised.
+
+    Columns that are constant in the whole table are dropped. One that is constant in the training rows of a seed is 0.
+
+    Raises:
+        ValueError: where the part leaves no row to train or none to test.
+    """
+    x, y = table[:, :-1], table[:, -1:]
+    x = x[:, (x != x[0]).any(0)]
+    count = round(part * len(table))
+    if not 1 < count < len(table):
+        raise ValueError(f"--part must leave rows to train and to test, got {part} of {len(table)} rows")
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for seed in range(seeds):
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+        known, rest = order[:count], order[count:]
+        mean, deviation = x[known].mean(0), x[known].std(0)
+        scale = torch.where((x[known] != x[known[0]]).any(0), 1 / deviation, 0)
+        scaled = (x - mean) * scale
+        for rows, values in zip(parts, (scaled[known], y[known], scaled[rest], y[rest]), strict=True):
+            rows.append(values.float())
+    return Data(*(torch.stack(rows).to(device) for rows in parts))
+
+
+def figures(state: State, points: Data) -> dict[str, Any]:
+    """Returns RMSE and R2 of each seed, at the end and at the best evaluation, with mean and spread."""
+    last = state.history[-1]
+    errors = {"test RMSE, last": last["test"], "test RMSE, best": best(state.history, lower=True)}
+    variance = points.test_target.double().var((1, 2), correction=0)
+    found: dict[str, Any] = {"train RMSE, last": last["train"]}
+    for name, values in errors.items():
+        found[name] = values
+        found[name.replace("RMSE", "R2")] = (1 - torch.tensor(values).double().square() / variance.cpu()).tolist()
+    return found | {f"{name}, mean and spread": mean_and_spread(values) for name, values in found.items()}
+
+
+def learn(name: str, points: Data, arguments: argparse.Namespace, model: str) -> tuple[State, dict[str, Any]]:
+    """Trains a model on a table, one network for each seed; returns the trained state and its figures."""
+    rows, features = points.x.shape[1:]
+    batch = min(BATCH, rows)
+    epoch = rows // batch  # steps
+    recipe = Recipe(
+        arguments.epochs * epoch, batch, epochs=True, optimizer="adam", milestones=(), every=arguments.every * epoch
+    )
+    state = train(
+        lambda: MODELS[model](features),
+        [Run(seed, arguments.rate) for seed in range(arguments.seeds)],
+        points,
+        recipe,
+        root_mean_squared_error,
+        checkpoint(arguments, f"{name}-{model}"),
+        lower=True,
+    )
+    single = MODELS[model](features)
+    return state, {
+        "parameters": sum(p.numel() for p in single.parameters()),
+        "activation ratio": activation_ratio(single, torch.zeros(features)),
+        "seconds": state.seconds,
+        **figures(state, points),
+    }
+
+
+def told(model: str, result: dict[str, Any]) -> str:
+    """Returns the result of a model in one line."""
+    mean, spread = result["test RMSE, last, mean and spread"]
+    least, _ = result["test RMSE, best, mean and spread"]
+    r2, _ = result["test R2, last, mean and spread"]
+    line = f"{model}, {result['parameters']:,} parameters: test RMSE {mean:.4g} ± {spread:.2g}, R2 {r2:.3f}"
+    return f"{line} (best evaluation {least:.4g}); {result['seconds']:.0f} s"
+
+
+def plot(path: Path, histories: dict[str, list[dict[str, Any]]], title: str, epoch: int) -> None:
+    """Draws the test error of each model over the training: the mean of the seeds, and their range as a band."""
+    figure, axes = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
+    for colour, (model, history) in zip(COLOURS, histories.items(), strict=False):
+        epochs = [entry["iteration"] / epoch for entry in history]
+        scores = torch.tensor([entry["test"] for entry in history])  # (evaluations, seeds)
+        axes.plot(epochs, scores.mean(1), color=colour, label=model)
+        axes.fill_between(epochs, scores.min(1).values, scores.max(1).values, color=colour, alpha=0.2, linewidth=0)
+    axes.set(title=title, xlabel="epoch", ylabel="test RMSE", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Trains the models on the tables."""
+    options = parser(f"{__doc__}\n\n{NOTE}")
+    options.add_argument("--data", type=Path, metavar="DIR", help="folder of tables")
+    options.add_argument("--table", help="a single table, the name of its file without .csv")
+    options.add_argument("--part", type=float, default=0.8, help="part of the rows that trains")
+    options.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS), help="which networks")
+    options.add_argument("--epochs", type=int, default=300, help="times that each training row is seen")
+    options.add_argument("--every", type=int, default=10, help="epochs between two evaluations")
+    options.add_argument("--rate", type=float, default=0.001, help="learning rate")
+    arguments = options.parse_args()
+    tables = read(arguments.data, arguments.table)
+    for stem, table in tables.items():
+        name = f"regression-{stem}-{arguments.part:g}"
+        points = data(table, arguments.part, arguments.seeds, arguments.device)
+        rows, features = points.x.shape[1:]
+        result: dict[str, Any] = {
+            "settings": settings(arguments) | {"table": stem, "source": "a file" if arguments.data else "scikit-learn"},
+            "rows": {"train": rows, "test": points.test_x.shape[1]},
+            "features": features,
+            "deviation of the target": table[:, -1].std().item(),
+            "models": {},
+        }
+        print(f"{stem}: {len(table):,} rows, {rows:,} of them train, {features} features")
+        histories = {}
+        for model in arguments.model:
+            state, result["models"][model] = learn(name, points, arguments, model)
+            histories[model] = state.history
+            write(arguments.out / f"{name}.json", result)
+            print(told(model, result["models"][model]))
+        title = f"{stem}, {rows:,} of {len(table):,} rows train, {arguments.seeds} seeds"
+        plot(arguments.out / f"{name}.png", histories, title, rows // min(BATCH, rows))
+
+
+if __name__ == "__main__":
+    main()

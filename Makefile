@@ -10,8 +10,8 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench bench-compare results report gpu gpu-build gpu-test gpu-tools gpu-bench kernels test lint format clean build \
-	sdist help
+.PHONY: bench bench-compare results report paper paper-full gpu gpu-build gpu-test gpu-tools gpu-bench kernels test \
+	lint format clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -95,6 +95,13 @@ kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list r
 
 test: build  ## all tests
 	@$(PY) -m pytest -q --doctest-modules --durations=10
+
+# DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
+paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR
+	@$(PY) examples/paper.py $(if $(DATA),--data "$(DATA)")
+
+paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
+	@$(PY) examples/paper.py --full $(if $(DATA),--data "$(DATA)")
 
 lint: build  ## formatting, lints and types
 	@$(VENV)/bin/ruff format --check .

@@ -157,8 +157,8 @@ def main() -> None:
     for inputs in arguments.inputs:
         for teacher, student in PAIRS:
             results.append(learn(name, teacher, student, inputs, arguments))
-            write(arguments.out / f"{name}.json", {"settings": settings(arguments), "results": results})
             print(told(results[-1]))
+    write(arguments.out / f"{name}.json", {"settings": settings(arguments), "results": results})
     title = f"random networks of width {arguments.width}, fitted by others; {arguments.seeds} seeds"
     plot(arguments.out / f"{name}.png", results, title)
 

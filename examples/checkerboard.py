@@ -85,7 +85,7 @@ def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[s
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     with torch.no_grad():
         values = model.single(group)(mesh(241).to(run.x.device))[:, 0].reshape(241, 241).cpu()
-    left.imshow(values.t(), origin="lower", extent=(-1, 1, -1, 1), cmap="gray", vmin=-0.2, vmax=1.2)
+    left.imshow(values.t().numpy(), origin="lower", extent=(-1, 1, -1, 1), cmap="gray", vmin=-0.2, vmax=1.2)
     left.set(title="output, first column", xlabel="$x_1$", ylabel="$x_2$")
     for name, style in (("train", ":"), ("test", "-")):
         points = [(entry["iteration"], entry[name][group]) for entry in history]

@@ -35,7 +35,7 @@ def plot(path: Path, widths: list[int], depths: list[int], cells: dict[str, list
     figure, axes = pyplot.subplots(1, len(cells), figsize=(1.5 + 4.2 * len(cells), 3.8), layout="constrained")
     for ax, (model, row) in zip([axes] if len(cells) == 1 else axes, cells.items(), strict=True):
         values = torch.tensor([cell["test, best, mean and spread"][0] for cell in row]).view(len(depths), len(widths))
-        image = ax.imshow(values, origin="lower", cmap="viridis", vmin=60, vmax=100, aspect="auto")
+        image = ax.imshow(values.numpy(), origin="lower", cmap="viridis", vmin=60, vmax=100, aspect="auto")
         for i, j in torch.cartesian_prod(torch.arange(len(depths)), torch.arange(len(widths))).tolist():
             colour = "white" if values[i, j] < 85 else "black"
             ax.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)

@@ -13,47 +13,114 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import paper_figures as paper
 from experiment import command
 from results import page
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-TABLES = ("bikesharing", "calhousing", "elevators", "parkinsons", "skillcraft")
 
 
 @dataclass
 class Experiment:
     """A program, the JSON that it writes, and its options.
 
-    reduced: those that fit an hour for all experiments on 2 cores; None leaves the experiment out.
-    full: those of the papers.
-    data: which folder of data it reads.
+    stem: of the JSON.
+    reduced: options for an hour of all experiments on 2 cores; None leaves the experiment out.
+    full: the papers' options; None leaves it out.
+    data, needed: which folder of data it reads, and whether it is left out without it.
     """
 
     stem: str
     program: str
     reduced: str | None
-    full: str = ""
+    full: str | None
     data: str | None = None
+    needed: bool = False
 
     def words(self, full: bool, folders: dict[str, Path | None]) -> list[str] | None:
         """Returns the command's options, or None where the experiment is left out."""
         options = self.full if full else self.reduced
-        folder = folders.get(self.data or "")
-        if options is None or (self.data in REQUIRED and folder is None):
+        folder = folders[self.data] if self.data else None
+        if options is None or (self.needed and folder is None):
             return None
         return options.split() + (["--data", str(folder)] if folder else [])
 
 
-REQUIRED = ("tables",)  # data without which an experiment is not run
+def regression(table: str, part: str) -> Experiment:
+    """Returns the experiment of a table of numbers."""
+    options = f"--table {table} --part {part}"
+    return Experiment(
+        f"regression-{table}-{part}", "regression.py", f"{options} --epochs 60", options, "tables", needed=True
+    )
 
+
+def images(folder: str, model: str) -> Experiment:
+    """Returns the experiment of an image network with the papers' options, which takes days on a CPU."""
+    return Experiment(f"images-{folder}-{model}", "images.py", None, f"--model {model}", folder, needed=True)
+
+
+def made(model: str) -> Experiment:
+    """Returns the experiment of a narrow image network on the set that the example makes."""
+    options = f"--model {model} --channels 64 --epochs 15 --batch 64 --made 2000"
+    return Experiment(f"images-made-{model}", "images.py", options, options)
+
+
+IMAGES = ("cifar10", "cifar100", "stl10")
 EXPERIMENTS = [
-    Experiment("speed", "speed.py", "--iterations 20000"),
+    Experiment("speed", "speed.py", "--iterations 20000", "--seeds 5"),
     Experiment("checkerboard-hannet", "checkerboard.py", "--model hannet", "--model hannet"),
     Experiment("checkerboard-fcnet1", "checkerboard.py", "--model fcnet1 --rates 0.05 0.1 0.25", "--model fcnet1"),
-    Experiment("checkerboard-fcnet2", "checkerboard.py", None, "--model fcnet2 --rates 0.05 0.1 0.25"),
-    Experiment("ablation", "ablation.py", "--rates 0.025 0.05 0.1 --iterations 20000"),
+    Experiment("checkerboard-fcnet2", "checkerboard.py", None, "--model fcnet2"),
+    Experiment("checkerboard-fcnet3", "checkerboard.py", None, "--model fcnet3"),
+    Experiment(
+        "checkerboard-hannet-noise0.1",
+        "checkerboard.py",
+        "--model hannet --noise 0.1 --rates 0.025 0.05",
+        "--model hannet --noise 0.1",
+    ),
+    Experiment(
+        "checkerboard-fcnet1-noise0.1",
+        "checkerboard.py",
+        "--model fcnet1 --noise 0.1 --rates 0.1 --iterations 20000",
+        "--model fcnet1 --noise 0.1",
+    ),
+    Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
+    Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
+    Experiment("ablation", "ablation.py", "--rates 0.05 0.1", ""),
+    Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 100 --depths 2 10 20 --rates 0.025 0.05", ""),
+    Experiment(
+        "variability",
+        "variability.py",
+        "--iterations 10000 --depths 5 15 20 27 35 --rates 0.025 0.1",
+        "--iterations 40000",
+    ),
+    Experiment("sines", "sines.py", "--width 100 --iterations 12000 --rates 0.01 0.025", ""),
+    Experiment("approximation", "approximation.py", "--rates 0.001 0.01 --decays 0", ""),
+    *(regression(table, part) for table in paper.REGRESSION for part in ("0.8", "0.2")),
+    Experiment("digits", "digits.py", "", "", "mnist"),
+    Experiment("robustness", "robustness.py", "", "", "mnist"),
+    made("stem"),
+    made("han16"),
+    *(images(folder, model) for folder in IMAGES for model in (*paper.MIXERS, *paper.MOBILEVITS)),
+    Experiment("head-digits", "head.py", "--iterations 2000", "--iterations 2000"),
 ]
+
+
+def data_folders(data: Path | None) -> dict[str, Path | None]:
+    """Returns where each kind of data is, None where it is not.
+
+    Raises:
+        ValueError: where the folder has none of them.
+    """
+    names = ("mnist", *IMAGES)
+    if data is None:
+        return dict.fromkeys(("tables", *names))
+    found = {name: data / name if (data / name).is_dir() else None for name in names}
+    found["tables"] = data if any(data.glob("*.csv")) else None
+    if not any(found.values()):
+        raise ValueError(f"--data: {data} must have CSV tables, or folders {', '.join(names)}; it has neither")
+    return found
 
 
 def main() -> None:
@@ -63,16 +130,17 @@ def main() -> None:
     options.add_argument(
         "--only", nargs="+", metavar="NAME", help="experiments to run, by the names of their JSON files"
     )
-    options.add_argument("--tables", type=Path, metavar="DIR", help="the regression tables, CSV files")
-    options.add_argument("--mnist", type=Path, metavar="DIR", help="MNIST's four files")
-    options.add_argument("--images", type=Path, metavar="DIR", help="files of CIFAR-10, CIFAR-100 or STL-10")
+    options.add_argument(
+        "--data", type=Path, help="folder with the regression tables, and folders mnist, cifar10, cifar100 and stl10"
+    )
+    options.add_argument("--fresh", action="store_true", help="run all of it anew, also what is done")
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     options.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md", help="what is written")
     arguments = options.parse_args()
     known = {experiment.stem for experiment in EXPERIMENTS}
     if unknown := set(arguments.only or ()) - known:
         options.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
-    folders = {name: getattr(arguments, name) for name in ("tables", "mnist", "images")}
+    folders = data_folders(arguments.data)
     out = arguments.results / ("full" if arguments.full else "reduced")
     started = time.perf_counter()
     for experiment in EXPERIMENTS:
@@ -81,11 +149,12 @@ def main() -> None:
             continue
         file = out / f"{experiment.stem}.json"
         line = command(experiment.program, words)
-        if file.exists() and json.loads(file.read_text())["command"] == line:
+        if not arguments.fresh and file.exists() and json.loads(file.read_text())["command"] == line:
             print(f"==> {line}: done before")
             continue
         print(f"==> {line}", flush=True)
-        subprocess.run([sys.executable, str(HERE / experiment.program), *words, "--out", str(out)], check=True)
+        words += ["--out", str(out), *(["--fresh"] if arguments.fresh else [])]
+        subprocess.run([sys.executable, str(HERE / experiment.program), *words], check=True)
         print(f"    {(time.perf_counter() - started) / 60:.1f} minutes in all", flush=True)
     arguments.page.write_text(page(arguments.results))
     print(f"==> {arguments.page}")

@@ -170,8 +170,8 @@ def main() -> None:
         for model in arguments.model:
             state, result["models"][model] = learn(name, points, arguments, model)
             histories[model] = state.history
-            write(arguments.out / f"{name}.json", result)
             print(told(model, result["models"][model]))
+        write(arguments.out / f"{name}.json", result)
         title = f"{stem}, {rows:,} of {len(table):,} rows train, {arguments.seeds} seeds"
         plot(arguments.out / f"{name}.png", histories, title, rows // min(BATCH, rows))
 

@@ -102,14 +102,14 @@ outputs, rounded, are; the authors count each output.
 
 {table(head, rows)}
 {results.commands()}
-![what HanNet learnt]({picture(results, "checkerboard-hannet")})
+{picture(results, "checkerboard-hannet", "what HanNet learnt")}
 """
 
 
-def picture(results: Results, stem: str) -> str:
-    """Returns the path of a plot, as seen from docs/."""
-    file = results.files[stem].with_suffix(".png")
-    return f"../examples/results/{file.parent.name}/{file.name}"
+def picture(results: Results, stem: str, title: str) -> str:
+    """Returns a plot of an experiment, as seen from docs/, or nothing where there is none."""
+    file = results.files[stem].with_suffix(".png") if stem in results.files else None
+    return f"![{title}](../examples/results/{file.parent.name}/{file.name})" if file and file.exists() else ""
 
 
 def noise(results: Results) -> str:
@@ -148,7 +148,7 @@ dense layers has the weight {found["settings"]["penalty"]}; the papers do not pr
 
 {table(head, rows)}
 {results.commands()}
-![test accuracy of each network]({picture(results, "ablation")})
+{picture(results, "ablation", "test accuracy of each network")}
 """
 
 
@@ -172,7 +172,7 @@ rates {rates}.
 {chr(10).join(lines)}
 
 {results.commands()}
-![test accuracy over width and depth]({picture(results, "heatmap")})
+{picture(results, "heatmap", "test accuracy over width and depth")}
 """
 
 
@@ -202,7 +202,7 @@ trained for {options["iterations"]:,} iterations at the best of the rates {rates
 
 {table(head, rows)}
 {results.commands()}
-![variability and loss over depth]({picture(results, "variability")})
+{picture(results, "variability", "variability and loss over depth")}
 """
 
 
@@ -226,7 +226,7 @@ iterations (the paper: 200, 20, 80,000).
 
 {table(head, rows)}
 {results.commands()}
-![the target and what was learnt]({picture(results, "sines")})
+{picture(results, "sines", "the target and what was learnt")}
 """
 
 
@@ -253,7 +253,7 @@ column has ours.
 
 {table(head, rows)}
 {results.commands()}
-![RMSE of each pair]({picture(results, "approximation")})
+{picture(results, "approximation", "RMSE of each pair")}
 """
 
 
@@ -282,7 +282,7 @@ along the training, 'last' the one at its end; the paper does not say which it p
 
 {table(head, rows)}
 {results.commands()}
-![test error over the training]({picture(results, pictures[0])})
+{picture(results, pictures[0], "test error over the training")}
 """
 
 
@@ -305,7 +305,7 @@ Data here: {found["data"]}, width {found["width"]}, {found["settings"]["train"]:
 
 {table(head, rows)}
 {results.commands()}
-![accuracy over the number of Han layers]({picture(results, "digits")})
+{picture(results, "digits", "accuracy over the number of Han layers")}
 """
 
 
@@ -335,7 +335,7 @@ at hand.
 {ours}
 {theirs}
 {results.commands()}
-![accuracy under attack]({picture(results, "robustness")})
+{picture(results, "robustness", "accuracy under attack")}
 """
 
 
@@ -366,7 +366,7 @@ the example draws itself: it shows that the loop works, and says nothing of phot
 
 {table(head, rows)}
 {results.commands()}
-![test error over the training]({picture(results, made[0])})
+{picture(results, made[0], "test error over the training")}
 """
 
 
@@ -435,15 +435,17 @@ def not_run(results: Results) -> str:
             lines.append(f"Checkerboard, {name}: left to `make paper-full`.")
     absent = [name for stem, (name, *_) in paper.REGRESSION.items() if f"regression-{stem}-0.8" not in results.files]
     if absent:
-        lines.append(f"Regression on {', '.join(absent)}: no files were given (`make paper TABLES=DIR`).")
+        lines.append(f"Regression on {', '.join(absent)}: no files were given (`make paper DATA=DIR`).")
     for data, name in (("mnist", "MNIST"), ("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("stl10", "STL-10")):
         there = [stem for stem in results.files if stem.startswith(f"images-{data}-")]
         if data == "mnist":
             found = results.get("digits")
             if found is None or "mnist" not in found["data"].lower():
-                lines.append("MNIST: its files were not at hand; scikit-learn's digits stand in (`MNIST=DIR`).")
+                lines.append(
+                    "MNIST: its files were not at hand; scikit-learn's digits stand in (`make paper DATA=DIR`)."
+                )
         elif not there:
-            lines.append(f"{name}: its files were not at hand (`make paper-full IMAGES=DIR`).")
+            lines.append(f"{name}: its files were not at hand (`make paper-full DATA=DIR`).")
     results.commands()
     networks = ", ".join(f"{name} ({size} M)" for name, size, _ in paper.IMAGENET.values())
     lines.append(

@@ -50,7 +50,12 @@ def plot(path: Path, pictures: dict[str, tuple[Network, float]], histories: dict
             shown[f"{name}, test RMSE {error:.3g}"] = network(x)
     for ax, (name, values) in zip(axes, shown.items(), strict=False):
         ax.imshow(
-            values.view(POINTS, POINTS).t(), origin="lower", extent=(-1, 1, -1, 1), cmap="gray", vmin=-1.5, vmax=1.5
+            values.view(POINTS, POINTS).t().numpy(),
+            origin="lower",
+            extent=(-1, 1, -1, 1),
+            cmap="gray",
+            vmin=-1.5,
+            vmax=1.5,
         )
         ax.set(title=name, xlabel="$x_1$", ylabel="$x_2$")
     for colour, (name, points) in zip(COLOURS, histories.items(), strict=False):

@@ -62,7 +62,7 @@ def test_read(folder):
 
 
 def test_data():
-    points = regression.data(table(), 0.8, 4, "cpu")
+    points = regression.data(table(), 0.8, 4, False, "cpu")
     assert points.x.shape == (4, 104, 2)  # without the constant column
     assert points.test_x.shape == (4, 26, 2)
     assert not torch.equal(points.x[0], points.x[1])
@@ -73,9 +73,14 @@ def test_data():
     rare = torch.tensor([bool((x[:, 1] != 0).any()) for x in points.x])  # seeds that train with the last row
     assert points.test_x[~rare][..., 1].abs().sum() == 0
     assert 0 < rare.sum() < 4
+    whole = regression.data(table(), 0.8, 4, True, "cpu")
+    features = torch.cat([whole.x, whole.test_x], 1)
+    torch.testing.assert_close(features.mean(1), torch.zeros(4, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(features.std(1), torch.ones(4, 2))
+    assert torch.equal(whole.target, points.target)
     for part in (0.0, 1.0):
         with pytest.raises(ValueError, match="--part must leave rows"):
-            regression.data(table(), part, 1, "cpu")
+            regression.data(table(), part, 1, False, "cpu")
 
 
 def test_figures():
@@ -107,6 +112,12 @@ def test_regression(folder, monkeypatch):
     result = json.loads((folder / "out/regression-small-0.8.json").read_text())
     assert list(result["models"]) == ["hannet", "fcnet1"]
     assert result["models"]["hannet"] == first["small"]["models"]["hannet"]  # not trained again: even the seconds
+    rows = (folder / "small.csv").read_text().splitlines()
+    rows[0] = rows[0].rsplit(",", 1)[0] + ",30"
+    (folder / "small.csv").write_text("\n".join(rows))
+    regression.main()
+    changed = json.loads((folder / "out/regression-small-0.8.json").read_text())
+    assert changed["models"]["hannet"] != result["models"]["hannet"]  # another table is trained anew
     assert result["rows"] == {"train": 104, "test": 26}
     assert result["models"]["fcnet1"]["parameters"] == FCNet(2, 50, 5, 1).hidden[0].weight.numel() + 10_301
     assert (folder / "out/regression-small-0.8.png").stat().st_size > 10_000

@@ -1,5 +1,10 @@
 """hanops: Han layers (Householder reflection and absolute value, arXiv 2106.04088), fused and reversible."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from hanops import metrics, models
 from hanops.backends import Explanation, explain, use_backend
 from hanops.conversion import convert
@@ -23,3 +28,10 @@ __all__ = [
     "no_weight_decay",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `hanops.distributed` when it is used: DTensor, which it needs, is slow to import."""
+    if name == "distributed":
+        return import_module("hanops.distributed")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -84,9 +84,7 @@ class HanStack(nn.Module):
         if self.u.is_meta:
             return
         with torch.no_grad():
-            wide = torch.randn(
-                self.u.shape, device=self.u.device, dtype=torch.promote_types(self.u.dtype, torch.float32)
-            )
+            wide = torch.randn_like(self.u, dtype=torch.promote_types(self.u.dtype, torch.float32))
             self.u.copy_(nn.functional.normalize(wide, dim=-1))
         if self.b is not None:
             bound = 1 / math.sqrt(self.features)
@@ -100,13 +98,16 @@ class HanStack(nn.Module):
         """
         if self.dim == -1:
             return _han_stack(x, self.u, self.b, self.final_abs)
+        self._check_axis(x)
+        return _han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
+
+    def _check_axis(self, x: Tensor) -> None:
         if not -x.dim() <= self.dim < x.dim():
             raise ValueError(f"{type(self).__name__}: x must have an axis {self.dim}, got shape {list(x.shape)}")
         if self.groups is not None and self.dim % x.dim() == 0:
             raise ValueError(
                 f"{type(self).__name__}: dim {self.dim} is the axis of the groups in shape {list(x.shape)}"
             )
-        return _han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, after features and depth."""

@@ -10,6 +10,7 @@ import hypothesis
 import numpy
 import pytest
 import torch
+from processes import Processes
 
 import hanops
 from hanops import backends
@@ -89,3 +90,11 @@ def poisoned_memory() -> Iterator[None]:
 def seed(request: pytest.FixtureRequest) -> None:
     """Gives each test inputs of its own, the same in every run with one `--seed`, alone or among others."""
     torch.manual_seed(zlib.crc32(request.node.nodeid.encode()) + request.config.getoption("--seed"))
+
+
+@pytest.fixture(scope="session", params=[2, 4], ids=lambda size: f"{size} processes")
+def run(request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """Runs a function of a test module in 2 and in 4 processes."""
+    processes = Processes(request.param)
+    yield processes
+    processes.stop()

@@ -1,0 +1,180 @@
+"""Counts the bytes that devices exchange for a row: HanStack with sharded features, and other ways to split layers.
+
+    torchrun --nproc-per-node 4 benchmarks/wire.py --doc docs/scaling.md
+
+Two counts are independent: what each process hands to collectives, and what it writes to its sockets, by Linux's count.
+Each runs with N and with 2 N rows: the difference is what a row costs, the rest is paid once a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import hanops
+from hanops.distributed import shard_features
+
+BEGIN, END = "<!-- wire: begin -->", "<!-- wire: end -->"
+
+
+@dataclass
+class Sent:
+    """What one process sent: the whole tensor of each collective, in bytes, and what its sockets took in all."""
+
+    collectives: list[int] = field(default_factory=list)
+    sockets: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.collectives)
+
+
+class Wire(TorchDispatchMode):
+    """Counts the collectives that are called inside of it, on this thread: `sent`."""
+
+    def __enter__(self) -> Wire:
+        self.sent = Sent(sockets=-written())
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.sent.sockets += written()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it comes back as ops on this process's tensors
+        if op.namespace == "c10d":  # functional collectives call these in turn
+            sizes = (sum(t.nbytes for t in tree_leaves(arg) if isinstance(t, Tensor)) for arg in args)
+            self.sent.collectives.append(max(sizes))
+        return op(*args, **(kwargs or {}))
+
+
+def written() -> int:
+    """Returns the bytes that this process has written so far: to sockets, where it writes no files."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["wchar"])
+
+
+# ---- models: each is made on every process, and gives the input, a shard or a whole tensor, and the output
+
+Model = Callable[[Tensor], Tensor]
+
+
+def sharded(features: int, layers: int, mesh: DeviceMesh) -> tuple[nn.Module, Model]:
+    stack = shard_features(hanops.HanStack(features, layers), mesh)
+    return stack, lambda x: stack(x.chunk(mesh.size(), -1)[mesh.get_local_rank()])
+
+
+def gathered(features: int, layers: int, mesh: DeviceMesh) -> tuple[nn.Module, Model]:
+    stack = distribute_module(hanops.HanStack(features, layers), mesh)
+
+    def call(x: Tensor) -> Tensor:
+        shard = x.chunk(mesh.size(), -1)[mesh.get_local_rank()]
+        return stack(DTensor.from_local(shard, mesh, [Shard(1)])).redistribute(placements=[Shard(1)]).to_local()
+
+    return stack, call
+
+
+def by_rows(features: int, layers: int, mesh: DeviceMesh) -> tuple[nn.Module, Model]:
+    stack = distribute_module(hanops.HanStack(features, layers), mesh)
+
+    def reduce(p: Any) -> None:
+        p.grad = p.grad.redistribute(placements=[Replicate()])  # as an optimizer takes it
+
+    for p in stack.parameters():
+        p.register_post_accumulate_grad_hook(reduce)
+    return stack, lambda x: stack(distribute_tensor(x, mesh, [Shard(0)], src_data_rank=None)).to_local()
+
+
+def linear_pair(features: int, layers: int, mesh: DeviceMesh) -> tuple[nn.Module, Model]:
+    pair = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features))
+    return pair, parallelize_module(pair, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+WAYS = {
+    "HanStack, features sharded": sharded,
+    "HanStack, features gathered by the plain op": gathered,
+    "HanStack, rows sharded": by_rows,
+    "two Linear layers, column- and row-parallel": linear_pair,
+}
+
+
+def step(model: Model, rows: int, features: int) -> tuple[Sent, Sent]:
+    """Returns what one process sends forward and backward."""
+    x = torch.randn(rows, features, requires_grad=True)
+    dist.barrier()
+    with Wire() as forward:
+        y = model(x)
+    with Wire() as backward:
+        y.backward(torch.ones_like(y))
+    dist.barrier()
+    return forward.sent, backward.sent
+
+
+# ---- the table
+
+
+def cell(one: Sent, two: Sent, rows: int, sockets: bool = False) -> tuple[float, float]:
+    """Returns the bytes for each row, and once, from steps with `rows` and twice the rows."""
+    a, b = (one.sockets, two.sockets) if sockets else (one.bytes, two.bytes)
+    return (b - a) / rows, 2 * a - b
+
+
+def table(rows: int, features: int, layers: int, mesh: DeviceMesh) -> str:
+    """Measures every way and returns the table."""
+    lines = [
+        "| | forward, bytes a row | backward, bytes a row | once a step, bytes | written to sockets, bytes a row |"
+        " collectives |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, make in WAYS.items():
+        _, model = make(features, layers, mesh)
+        step(model, rows, features)  # what is only done once
+        few, many = step(model, rows, features), step(model, 2 * rows, features)
+        (forward, once), (backward, once_too) = (cell(a, b, rows) for a, b in zip(few, many, strict=True))
+        sockets = sum(cell(a, b, rows, sockets=True)[0] for a, b in zip(few, many, strict=True))
+        calls = " + ".join(str(len(sent.collectives)) for sent in few)
+        figures = f"{forward:,.0f} | {backward:,.0f} | {once + once_too:,.0f} | {sockets:,.0f} | {calls}"
+        lines.append(f"| {name} | {figures} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--features", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--doc", type=Path, help="write the table between the markers of this file")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    text = table(given.rows, given.features, given.layers, mesh)
+    if dist.get_rank() == 0:
+        about = (
+            f"{mesh.size()} processes (gloo, one machine), N = {given.rows:,} and {2 * given.rows:,} rows,"
+            f" d = {given.features:,}, L = {given.layers} Han layers, float32; torch {torch.__version__}."
+        )
+        print(about, text, sep="\n\n")
+        if given.doc:
+            before, after = re.split(f"{BEGIN}.*{END}", given.doc.read_text(), flags=re.DOTALL)
+            given.doc.write_text(f"{before}{BEGIN}\n{about}\n\n{text}\n{END}{after}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

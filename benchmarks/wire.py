@@ -28,6 +28,7 @@ import hanops
 from hanops.distributed import shard_features
 
 BEGIN, END = "<!-- wire: begin -->", "<!-- wire: end -->"
+SILENT = ("wait_tensor", "_wrap_tensor_autograd")  # of the ops of collectives, those that send nothing
 
 
 @dataclass
@@ -57,10 +58,12 @@ class Wire(TorchDispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes back as ops on this process's tensors
-        if op.namespace == "c10d":  # functional collectives call these in turn
-            sizes = (sum(t.nbytes for t in tree_leaves(arg) if isinstance(t, Tensor)) for arg in args)
+        result = op(*args, **(kwargs or {}))
+        if op.namespace in ("c10d", "_c10d_functional") and op._opname not in SILENT:
+            tensors = [*args, result]
+            sizes = (sum(t.nbytes for t in tree_leaves(each) if isinstance(t, Tensor)) for each in tensors)
             self.sent.collectives.append(max(sizes))
-        return op(*args, **(kwargs or {}))
+        return result
 
 
 def written() -> int:

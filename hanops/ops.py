@@ -8,6 +8,7 @@ without native code has its schemas, its autocast and its autograd from here.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -140,13 +141,21 @@ if native is None:
 # ---- fakes
 
 
+def _load_sharding_rules() -> None:
+    """Registers the rules for DTensor where it is in use: it asks a fake for a shape before it looks for a rule."""
+    if "torch.distributed.tensor" in sys.modules:
+        from hanops import sharding  # noqa: F401
+
+
 @torch.library.register_fake("hanops::han_stack")
 def _han_stack_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+    _load_sharding_rules()
     check_stack("x", x, u, b)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _forward_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    _load_sharding_rules()
     check_stack("x", x, u, b)
     signs = x.new_empty(signs_shape(x, u, final_abs) if save else [0], dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.contiguous_format), signs
@@ -155,6 +164,7 @@ def _forward_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save:
 def _backward_fake(
     dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _load_sharding_rules()
     check_stack("dy", dy, u, b)
     check_saved(dy, y, signs, u, final_abs, needs)
     return (

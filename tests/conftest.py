@@ -92,9 +92,15 @@ def seed(request: pytest.FixtureRequest) -> None:
     torch.manual_seed(zlib.crc32(request.node.nodeid.encode()) + request.config.getoption("--seed"))
 
 
-@pytest.fixture(scope="session", params=[2, 4], ids=lambda size: f"{size} processes")
-def run(request: pytest.FixtureRequest) -> Iterator[Processes]:
-    """Runs a function of a test module in 2 and in 4 processes."""
-    processes = Processes(request.param)
-    yield processes
-    processes.stop()
+@pytest.fixture(scope="session")
+def pools() -> Iterator[dict[int, Processes]]:
+    """Processes that run functions of test modules together, by their number."""
+    pools = {size: Processes(size) for size in (1, 2, 4)}
+    yield pools
+    for processes in pools.values():
+        processes.stop()
+
+
+@pytest.fixture(params=[2, 4], ids=lambda size: f"{size} processes")
+def run(request: pytest.FixtureRequest, pools: dict[int, Processes]) -> Processes:
+    return pools[request.param]

@@ -1,0 +1,67 @@
+"""Sharding rules of the ops: how DTensor splits a call over a mesh. Rows are independent, so their axes may be sharded.
+
+DTensor asks a fake for the shape of a result before it looks for the rule, and the fakes of hanops/ops.py import this
+file then: nothing is loaded where DTensor is not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+from torch.distributed.tensor.experimental import register_sharding
+
+Rules = list[tuple[list[Any], list[Any]]]  # of one dimension of a mesh: placements of the results, and of the arguments
+
+
+def _row_axes(x: Any, u: Any) -> range:
+    """Returns the axes of x that number the rows of one stack."""
+    return range(u.ndim - 2, x.ndim - 1)
+
+
+def _forward(x: Any, u: Any, b: Any, save: bool) -> Rules:
+    """Returns the rules of y and signs, which are empty unless `save`."""
+
+    def rule(rows: Any, parameters: Any) -> tuple[list[Any], list[Any]]:
+        signs = rows if save else Replicate()
+        return [rows, signs], [rows, parameters, None if b is None else parameters]
+
+    rules = [rule(Replicate(), Replicate()), *(rule(Shard(axis), Replicate()) for axis in _row_axes(x, u))]
+    return [*rules, rule(Shard(0), Shard(0))] if u.ndim == 3 else rules
+
+
+def han_stack_forward(x: Any, u: Any, b: Any, final_abs: bool, save: bool) -> Rules:
+    """Gives the rules of the op `han_stack_forward`."""
+    return [(results, [*arguments, None, None]) for results, arguments in _forward(x, u, b, save)]
+
+
+def han_stack(x: Any, u: Any, b: Any, final_abs: bool = True) -> Rules:
+    """Gives the rules of the op `han_stack`, which is called in inference mode."""
+    return [(results[:1], [*arguments, None]) for results, arguments in _forward(x, u, b, False)]
+
+
+def han_stack_backward(dy: Any, y: Any, signs: Any, u: Any, b: Any, final_abs: bool, needs: list[bool]) -> Rules:
+    """Gives the rules of the op `han_stack_backward`; results that are not needed are empty."""
+
+    def rule(rows: Any, parameters: Any, gradients: Any) -> tuple[list[Any], list[Any]]:
+        results = [
+            placement if need else Replicate()
+            for placement, need in zip((rows, gradients, gradients), needs, strict=True)
+        ]
+        given = [rows, None if y is None else rows, rows, parameters, None if b is None else parameters]
+        return results, [*given, None, None]
+
+    rules = [
+        rule(Replicate(), Replicate(), Replicate()),
+        *(rule(Shard(axis), Replicate(), Partial()) for axis in _row_axes(dy, u)),
+    ]
+    return [*rules, rule(Shard(0), Shard(0), Shard(0))] if u.ndim == 3 else rules
+
+
+for _rules in (han_stack, han_stack_forward, han_stack_backward):
+    _op = getattr(torch.ops.hanops, _rules.__name__).default
+    register_sharding(_op)(_rules)
+    # Its cache of decisions is to tell calls apart by their flags, and by which tensors are None.
+    DTensor._op_dispatcher.sharding_propagator.op_to_schema_info[_op] = RuntimeSchemaInfo(1, needs_pytree=True)

@@ -70,7 +70,7 @@ class Processes:
             ready = wait(pending, SECONDS)
             if not ready:
                 self.stop()
-                raise TimeoutError(f"{function.__name__} hung on ranks {sorted(set(range(self.size)) - set(results))}")
+                raise TimeoutError(f"{function} hung on ranks {sorted(set(range(self.size)) - set(results))}")
             for pipe in ready:
                 rank = self._pipes.index(pipe)
                 try:
@@ -79,7 +79,7 @@ class Processes:
                     good, result = False, "the process died"
                 if not good:
                     self.stop()
-                    raise AssertionError(f"{function.__name__} on rank {rank} of {self.size}: {result}")
+                    raise AssertionError(f"{function} on rank {rank} of {self.size}: {result}")
                 results[rank] = result
         return [results[rank] for rank in range(self.size)]
 

@@ -12,6 +12,7 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 import hanops
 from hanops.distributed import shard_features
 
-BEGIN, END = "<!-- wire: begin -->", "<!-- wire: end -->"
+NUMBER = 4  # bytes of a float32
 SILENT = ("wait_tensor", "_wrap_tensor_autograd")  # of the ops of collectives, those that send nothing
 
 
@@ -110,7 +111,7 @@ def linear_pair(features: int, layers: int, mesh: DeviceMesh) -> tuple[nn.Module
 
 WAYS = {
     "HanStack, features sharded": sharded,
-    "HanStack, features gathered by the plain op": gathered,
+    "HanStack, features redistributed for the plain op": gathered,
     "HanStack, rows sharded": by_rows,
     "two Linear layers, column- and row-parallel": linear_pair,
 }
@@ -156,26 +157,66 @@ def table(rows: int, features: int, layers: int, mesh: DeviceMesh) -> str:
     return "\n".join(lines)
 
 
+# ---- the time of the messages alone, by the usual model of an all-reduce
+
+
+def seconds(calls: int, size: float, devices: int, hop: float, bandwidth: float) -> float:
+    """Returns the time of `calls` all-reduces of `size` bytes in all: a tree's latency, and a ring's transfer."""
+    return calls * 2 * hop * log2(devices) + 2 * (devices - 1) / devices * size / bandwidth
+
+
+def model(features: int, layers: int, rows: int, hop: float, bandwidth: float) -> str:
+    """Returns the time of a stack's messages and of a pair of Linear layers', forward and backward, on P devices."""
+    lines = [
+        f"| devices | HanStack, {rows:,} rows | pair of Linear layers, {rows:,} rows | the stack's take less from |",
+        "|---|---|---|---|",
+    ]
+    for devices in (2, 8, 64, 512, 4096):
+
+        def both(n: float, devices: int = devices) -> tuple[float, float]:
+            stack = seconds(2 * layers + 3, 3 * NUMBER * layers * (n + 1), devices, hop, bandwidth)
+            return stack, seconds(2, 2 * NUMBER * features * n, devices, hop, bandwidth)
+
+        (stack, pair), (stack_0, pair_0) = both(rows), both(0)
+        slower = (stack_0 - pair_0) / ((pair - pair_0) - (stack - stack_0)) * rows
+        lines.append(f"| {devices:,} | {1e3 * stack:.2f} ms | {1e3 * pair:.2f} ms | {ceil(slower):,} rows |")
+    return "\n".join(lines)
+
+
+def write(doc: Path, name: str, text: str) -> None:
+    """Writes text between the markers of a name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, after = re.split(f"{begin}.*{end}", doc.read_text(), flags=re.DOTALL)
+    doc.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--features", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--doc", type=Path, help="write the table between the markers of this file")
+    parser.add_argument("--hop", type=float, default=5.0, help="microseconds, assumed for the model")
+    parser.add_argument("--bandwidth", type=float, default=100.0, help="GB/s of each device, assumed for the model")
+    parser.add_argument("--doc", type=Path, help="write both tables between the markers of this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    text = table(given.rows, given.features, given.layers, mesh)
+    rows, features, layers = given.rows, given.features, given.layers
+    measured = (
+        f"{mesh.size()} processes (gloo, one machine), N = {rows:,} and {2 * rows:,} rows, d = {features:,},"
+        f" L = {layers} Han layers, float32; torch {torch.__version__}.\n\n{table(rows, features, layers, mesh)}"
+    )
+    wide, many = 4 * features, 8 * rows
+    modelled = (
+        f"Assumed, not measured: {given.hop:g} us a hop, {given.bandwidth:g} GB/s; d = {wide:,}, L = {layers}."
+        f"\n\n{model(wide, layers, many, given.hop * 1e-6, given.bandwidth * 1e9)}"
+    )
     if dist.get_rank() == 0:
-        about = (
-            f"{mesh.size()} processes (gloo, one machine), N = {given.rows:,} and {2 * given.rows:,} rows,"
-            f" d = {given.features:,}, L = {given.layers} Han layers, float32; torch {torch.__version__}."
-        )
-        print(about, text, sep="\n\n")
+        print(measured, modelled, sep="\n\n")
         if given.doc:
-            before, after = re.split(f"{BEGIN}.*{END}", given.doc.read_text(), flags=re.DOTALL)
-            given.doc.write_text(f"{before}{BEGIN}\n{about}\n\n{text}\n{END}{after}")
+            write(given.doc, "wire", measured)
+            write(given.doc, "model", modelled)
     dist.destroy_process_group()
 
 

@@ -214,6 +214,14 @@ def shard_features(stack: HanStack, mesh: DeviceMesh) -> HanStack:
     Raises:
         TypeError: where stack is not a HanStack.
         ValueError: where it is sharded already, or the mesh has more dimensions.
+
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun sets this up for more
+    >>> mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    >>> stack = shard_features(HanStack(8, depth=3), mesh)
+    >>> stack(torch.randn(5, 8)).shape, stack.u.placements
+    (torch.Size([5, 8]), (Shard(dim=1),))
+    >>> dist.destroy_process_group()
     """
     ShardFeatures()._apply(stack, mesh)
     return stack

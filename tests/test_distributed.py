@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
+import wire
 from accuracy import check, problem
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -96,6 +99,17 @@ def test_tiny_huge_and_zero_reflectors(run, dtype):
     run(scales, dtype)
 
 
+def chunked() -> None:
+    with ExitStack() as stack:
+        for module in ("checks", "distributed", "plain"):
+            stack.enter_context(patch(f"hanops.{module}.is_chunked", return_value=True))
+        accurate(torch.float32, SETTINGS[:3])
+
+
+def test_signs_laid_out_as_on_a_gpu(run):
+    run(chunked)
+
+
 # ---- as a module
 
 
@@ -130,6 +144,21 @@ def local_shards() -> None:
 
 def test_local_shards(run):
     run(local_shards)
+
+
+def compiled() -> None:
+    stack = shard_features(hanops.HanStack(8, 3), mesh())
+    x = part(torch.randn(5, 8)).requires_grad_()
+    results = []
+    for call in (stack, torch.compile(stack, backend="aot_eager", fullgraph=True)):
+        y = call(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *stack.parameters()])))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_compile(pools):
+    pools[2](compiled)
 
 
 class Doubled(hanops.HanStack):
@@ -267,6 +296,33 @@ def test_bytes_on_the_wire(run, dtype, size, groups):
 def test_bytes_where_u_is_frozen(run):
     for _, backward in run(sent, torch.float32, None, True):
         assert backward.collectives == [4 * 8000] * 6
+
+
+def table_of_ways() -> str:
+    return wire.table(2000, 8, 3, mesh())
+
+
+def test_table_of_the_docs(run):
+    """The table has the formulas of docs/scaling.md: N = 2,000 rows, d = 8, L = 3."""
+    lines = run(table_of_ways)[0].splitlines()[2:]
+    cells = {name: rest for _, name, *rest, _ in ([cell.strip() for cell in line.split("|")] for line in lines)}
+    stack, *_, pair = cells.values()
+    ring = 2 * (run.size - 1) / run.size
+    for (forward, backward, once, sockets, calls), wanted in (
+        (stack, [4 * 3, 8 * 3, 12 * 3, "5 + 4"]),
+        (pair, [4 * 8, 4 * 8, 0, "1 + 1"]),
+        (cells["HanStack, rows sharded"], [0, 0, 8 * 3 * 8, "0 + 2"]),
+    ):
+        assert [int(forward), int(backward), int(once), calls] == wanted
+        assert int(sockets) == pytest.approx(ring * sum(wanted[:2]), abs=1)
+
+
+def test_model_of_the_docs():
+    """At the rows that the table names, the stack's messages and the pair's take the same time."""
+    *_, line = wire.model(4096, 16, 8192, 5e-6, 1e11).splitlines()
+    rows = int(line.split("|")[4].split()[0].replace(",", ""))
+    _, _, stack, pair, _, _ = wire.model(4096, 16, rows, 5e-6, 1e11).splitlines()[-1].split("|")
+    assert stack == pair
 
 
 # ---- errors

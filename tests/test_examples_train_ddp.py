@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from torch import Tensor
@@ -26,22 +27,25 @@ SMALL = {"seeds": 1, "iterations": 200, "every": 25, "width": 8, "depth": 5, "ba
 REST = {"rate": 0.05, "device": "cpu", "fsdp": False, "fresh": False}
 
 
-def trained(out: Path, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
-    """Trains in this process and its peers; interrupts the training at step `stop`."""
-    batch = train_ddp.batch
+def trained(out: Path, stop: int | None = None, half: int | None = None, **options: Any) -> dict[str, Any] | None:
+    """Trains in this process and its peers; stops at step `stop`, or within the checkpoint after step `half`."""
+    batch, save = train_ddp.batch, train_ddp.save
 
     def interrupted(seed: int, step: int, rows: int) -> Tensor:
         if step == stop:
             raise KeyboardInterrupt
         return batch(seed, step, rows)
 
-    train_ddp.batch = interrupted
-    try:
-        return train_ddp.train(argparse.Namespace(out=out, **SMALL | REST | options), 0)
-    except KeyboardInterrupt:
-        return None
-    finally:
-        train_ddp.batch = batch
+    def interrupted_save(state: dict[str, Any], checkpoint_id: Path) -> None:
+        save(state, checkpoint_id=checkpoint_id)
+        if int(state["progress"]["step"]) == half:
+            raise KeyboardInterrupt
+
+    with patch.object(train_ddp, "batch", interrupted), patch.object(train_ddp, "save", interrupted_save):
+        try:
+            return train_ddp.train(argparse.Namespace(out=out, **SMALL | REST | options), 0)
+        except KeyboardInterrupt:
+            return None
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,14 @@ def test_two_processes_train_as_one(pools, undisturbed, tmp_path):
     (alone,) = pools[1](trained, tmp_path)
     assert alone["losses"] == pytest.approx(undisturbed["losses"], rel=1e-3)
     assert len(set(alone["losses"])) == 8
+
+
+def test_a_checkpoint_counts_when_it_is_whole(pools, undisturbed, tmp_path):
+    assert pools[2](partial(trained, half=75), tmp_path) == [None, None]
+    steps = sorted(path.name for path in (tmp_path / "train_ddp-seed0").glob("step-*"))
+    assert steps == ["step-00000025", "step-00000050", "step-00000075.part"]
+    for got in pools[2](trained, tmp_path):
+        assert got["losses"] == undisturbed["losses"]
 
 
 def test_fsdp_goes_on_from_the_last_whole_checkpoint(pools, undisturbed, tmp_path):

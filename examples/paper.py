@@ -76,18 +76,18 @@ EXPERIMENTS = [
     Experiment(
         "checkerboard-hannet-noise0.1",
         "checkerboard.py",
-        "--model hannet --noise 0.1 --rates 0.025 0.05",
+        "--model hannet --noise 0.1",
         "--model hannet --noise 0.1",
     ),
     Experiment(
         "checkerboard-fcnet1-noise0.1",
         "checkerboard.py",
-        "--model fcnet1 --noise 0.1 --rates 0.1 --iterations 20000",
+        "--model fcnet1 --noise 0.1 --rates 0.05 --iterations 20000",
         "--model fcnet1 --noise 0.1",
     ),
     Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
     Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation.py", "--rates 0.05 0.1", ""),
+    Experiment("ablation", "ablation.py", "--rates 0.025 0.05 0.075", ""),
     Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 100 --depths 2 10 20 --rates 0.025 0.05", ""),
     Experiment(
         "variability",

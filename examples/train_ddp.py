@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import shutil
 import time
 from pathlib import Path
@@ -202,7 +203,7 @@ def main() -> None:
         launched = f"torchrun --nproc-per-node {size}" if "RANK" in os.environ else "python"
         errors = [run["error"] for run in runs]
         result = {
-            "command": command().replace("python", launched, 1),
+            "command": command("train_ddp.py", sys.argv[1:]).replace("python", launched, 1),
             "settings": settings(arguments),
             "processes": size,
             "parameters": runs[0]["parameters"],

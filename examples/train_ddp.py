@@ -9,8 +9,8 @@ import argparse
 import json
 import math
 import os
-import sys
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any

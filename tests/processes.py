@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SECONDS = 60.0  # after which a run of one function, or a collective in it, counts as hung
+SECONDS = 180.0  # after which a run of one function, or a collective in it, counts as hung
 
 # A server imports torch once; the processes are forks of it.
 _context = get_context("forkserver")

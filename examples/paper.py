@@ -62,14 +62,19 @@ def images(folder: str, model: str) -> Experiment:
 
 def made(model: str) -> Experiment:
     """Returns the experiment of a narrow image network on the set that the example makes."""
-    options = f"--model {model} --channels 64 --epochs 15 --batch 64 --made 2000"
+    options = f"--model {model} --channels 64 --epochs 10 --batch 64 --made 2000"
     return Experiment(f"images-made-{model}", "images.py", options, options)
 
 
 IMAGES = ("cifar10", "cifar100", "stl10")
 EXPERIMENTS = [
-    Experiment("speed", "speed.py", "--iterations 20000", "--seeds 5"),
-    Experiment("checkerboard-hannet", "checkerboard.py", "--model hannet --seeds 10", "--model hannet --seeds 20"),
+    Experiment("speed", "speed.py", "--iterations 20000 --seeds 1", "--seeds 5"),
+    Experiment(
+        "checkerboard-hannet",
+        "checkerboard.py",
+        "--model hannet --seeds 10 --rates 0.01 0.025 0.05 0.075 0.1",
+        "--model hannet --seeds 20",
+    ),
     Experiment("checkerboard-fcnet1", "checkerboard.py", "--model fcnet1 --rates 0.05 0.1 0.25", "--model fcnet1"),
     Experiment("checkerboard-fcnet2", "checkerboard.py", None, "--model fcnet2"),
     Experiment("checkerboard-fcnet3", "checkerboard.py", None, "--model fcnet3"),
@@ -87,12 +92,12 @@ EXPERIMENTS = [
     ),
     Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
     Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation.py", "--rates 0.025 0.05 0.075", ""),
-    Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 100 --depths 2 10 20 --rates 0.025 0.05", ""),
+    Experiment("ablation", "ablation.py", "--rates 0.025 0.05", ""),
+    Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
     Experiment(
         "variability",
         "variability.py",
-        "--iterations 10000 --depths 5 15 20 27 35 --rates 0.025 0.1",
+        "--iterations 10000 --depths 5 15 27 35 --rates 0.05",
         "--iterations 40000",
     ),
     Experiment("sines", "sines.py", "--width 100 --iterations 12000 --rates 0.01 0.025", ""),

@@ -53,7 +53,7 @@ bench-compare: $(if $(BASE),build)  ## this tree's times against those of revisi
 DEVICE ?= cuda
 OUT ?= $(if $(filter cpu,$(DEVICE)),build/rehearsal,benchmarks/results)
 GPU_PYTHON = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
-GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_han_stack.py -k training,tests)
+GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_han_stack_backward.py -k training,tests)
 GPU_CMAKE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
 CAPABILITY = $(GPU_PYTHON) -c "import torch; c = torch.cuda.get_device_capability(); print(f'{c[0]}.{c[1]}')"
 
@@ -93,8 +93,10 @@ kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list r
 		{ cat build/cmake/kernels.log; exit 1; }
 	@$(PY) csrc/cuda/resources.py build/cmake/cuda/sm_80.txt build/cmake/cuda/sm_90.txt build/cmake/cuda/sm_100.txt
 
-test: build  ## all tests
-	@$(PY) -m pytest -q --doctest-modules --durations=10
+WORKERS ?= 2
+
+test: build  ## all tests, in WORKERS processes (2)
+	@$(PY) -m pytest -q --doctest-modules --durations=10 -n $(WORKERS) --dist worksteal
 
 # DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR

@@ -30,7 +30,12 @@ from ratios import Samples, half_interval, median_ratio
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("compare_worker.py")
 TESTS = {
-    "quick": ["tests/test_han_stack.py", "-k", "cpu and (widths or rows or narrow or grouped)"],
+    "quick": [
+        "tests/test_han_stack.py",
+        "tests/test_han_stack_conventions.py",
+        "-k",
+        "cpu and (widths or rows or narrow or grouped)",
+    ],
     "all": ["tests"],
 }
 SITTINGS = 3  # each with new workers: where a process lies in memory changes its speed for as long as it lives

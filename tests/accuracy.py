@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import hanops
 from hanops import reference
 
 Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
+def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+    """The stack under test, as `check` calls it."""
+    return hanops.han_stack(x, u, b, final_abs=final_abs)
 
 
 @dataclass
@@ -111,6 +117,13 @@ def relative(value: Tensor, truth: Tensor) -> float:
     """Returns |value - truth| / |truth|, 0 where both are 0."""
     error, norm = norms(value.double() - truth, False).item(), norms(truth, False).item()
     return error / norm if norm else (0.0 if error == 0 else float("inf"))
+
+
+def assert_same(value: Tensor, other: Tensor, exactly: bool) -> None:
+    """Asserts that two results of one computation agree: bit for bit, or but for the order of their sums."""
+    arithmetic = reference.arithmetic_dtype(value.dtype)
+    bound = 0.0 if exactly else torch.finfo(value.dtype).eps + 64 * torch.finfo(arithmetic).eps
+    assert relative(value, other.double()) <= bound
 
 
 def eager_runs(p: Problem) -> list[dict[str, Tensor]]:

@@ -27,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
     hypothesis.settings.register_profile("fixed", derandomize=True)
     hypothesis.settings.load_profile("default" if config.getoption("--seed") else "fixed")
+    if config.getoption("numprocesses", None):  # of pytest-xdist, which starts them later
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave their core to other processes
     if config.getoption("--device") == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.triton is imported
     else:
@@ -84,6 +86,15 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def undisturbed_compiler(poisoned_memory: None) -> Iterator[None]:
+    """The compiler is guarded by the mode of deterministic algorithms; it is off but where a test says so."""
+    torch.use_deterministic_algorithms(False)
+    torch._dynamo.reset()
+    yield
+    torch.compiler.set_stance("default")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
@@ -19,12 +20,18 @@ BUILD = ROOT / "build" / "cmake"
 
 
 def build(*targets: str) -> None:
-    """Builds targets of CMakeLists.txt beside the extension module, or raises RuntimeError with what went wrong."""
+    """Builds targets of CMakeLists.txt beside the extension module, in one process at a time: Ninja locks nothing.
+
+    Raises:
+        RuntimeError: where the build fails, with its output.
+    """
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake = shutil.which("cmake", path=tools)
     assert cmake is not None
     command = [cmake, "--build", str(BUILD), "--target", *targets]
-    done = subprocess.run(command, env={**os.environ, "PATH": tools}, capture_output=True, text=True)
+    with (BUILD / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command, env={**os.environ, "PATH": tools}, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
 

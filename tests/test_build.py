@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_compatibility
 
 import hanops
 
@@ -42,9 +43,8 @@ with pytest.raises(ValueError, match="'cpu' is not available"), hanops.use_backe
     pass
 with torch.no_grad():
     assert not hanops.HanStack(4, 2)(torch.ones(1, 4)).requires_grad
-page = {tests!r} + "/test_compatibility.py"
 apart = "reference and not inductor and not data_loader and not shared"
-sys.exit(pytest.main([page, "-q", "-p", "no:cacheprovider", "-W", "default", "-k", apart]))
+sys.exit(pytest.main([*{rows!r}, "-q", "-p", "no:cacheprovider", "-W", "default", "-k", apart]))
 """
 
 
@@ -65,7 +65,8 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_native_code(tmp_path):
-    done = run(copy_of_package(tmp_path), SCRIPT.format(tests=str(Path(__file__).parent)))
+    rows = [module.__file__ for module in test_compatibility.MODULES]
+    done = run(copy_of_package(tmp_path), SCRIPT.format(tests=str(Path(__file__).parent), rows=rows))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import emulation
 import pytest
 import torch
-from accuracy import check, problem
+from accuracy import check, problem, stack
 
 import hanops
 
@@ -24,10 +23,6 @@ WIDTHS = [30, 64, 100, 200, 512, 1000, 2000, 4096, 8000]
 emulated = pytest.mark.skipif(not emulation.available(), reason="the native code was not built here")
 has_nvcc = shutil.which("nvcc") is not None
 needs_nvcc = pytest.mark.skipif(not has_nvcc, reason="nvcc is not on the path: the CUDA kernels are not compiled here")
-
-
-def stack(x, u, b, final_abs):
-    return hanops.han_stack(x, u, b, final_abs=final_abs)
 
 
 @pytest.fixture
@@ -172,6 +167,7 @@ BROKEN = {  # the file, what is edited there, and what is found
 
 def compile_broken(folder: Path, name: str) -> Path:
     """Compiles the stand-alone program from a copy of the kernels with one edit, for the emulator."""
+    emulation.build("emulated_profile")
     edited_file, pattern, replacement, _ = BROKEN[name]
     shutil.copytree(ROOT / "csrc" / "cuda", folder / "cuda")
     file = folder / "cuda" / edited_file
@@ -183,26 +179,18 @@ def compile_broken(folder: Path, name: str) -> Path:
     objects = [
         next(emulation.BUILD.glob(f"CMakeFiles/*/tests/cuda_emulator/{stem}.cpp.o")) for stem in ("profile", "emulator")
     ]
-    compiler = [os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-w", "-Wno-psabi"]
+    compiler = [os.environ.get("CXX", "c++"), "-std=c++20", "-O0", "-w", "-Wno-psabi"]
     program = folder / "profile"
     subprocess.run([*compiler, *include, sources / "kernels.cpp", *objects, "-o", program], check=True)
     return program
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory) -> dict[str, Path]:
-    """The stand-alone program with each of the broken kernels."""
-    emulation.build("emulated_profile")
-    with ThreadPoolExecutor(2) as pool:
-        folders = [tmp_path_factory.mktemp("broken") for _ in BROKEN]
-        return dict(zip(BROKEN, pool.map(compile_broken, folders, BROKEN), strict=True))
-
-
 @emulated
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_broken_kernels_are_caught(broken, name):
+def test_broken_kernels_are_caught(tmp_path, name):
+    program = compile_broken(tmp_path, name)
     sizes = ["--features", "2047", "--rows", "20", "--depth", "3", "--dtype", "float32", "--repeats", "1"]
-    done = subprocess.run([broken[name], *sizes], capture_output=True, text=True)
+    done = subprocess.run([program, *sizes], capture_output=True, text=True)
     assert done.returncode == 1, done.stdout
     assert "CUDA emulator: " in done.stderr
     assert BROKEN[name][-1] in done.stderr

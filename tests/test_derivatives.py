@@ -1,0 +1,171 @@
+"""HanStack's derivatives of every order, and torch.func's transforms: rows of docs/compatibility.md."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from compatibility import F64, Recorder, close, network, row, stacks, truth_of
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
+
+import hanops
+from hanops import reference
+
+pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
+
+
+def loss_of(stack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns a loss of (x, u, b) whose second derivatives are all nonzero."""
+
+    def loss(x: Tensor, u: Tensor, b: Tensor) -> Tensor:
+        y = stack(x, u, b)
+        return (y.square() * torch.arange(y.numel(), dtype=y.dtype, device=y.device).view(y.shape)).sum()
+
+    return loss
+
+
+def against_truth(derive: Callable[[Callable[..., Tensor]], Any]) -> None:
+    """Asserts that `derive(stack)` is the same for han_stack and for the reference, in float64."""
+    close(derive(hanops.han_stack), derive(reference.han_stack), 1e-10)
+
+
+@row("Derivatives", "`gradcheck` and `gradgradcheck` in float64, single and grouped")
+def test_gradgradcheck(backend, device, interpreted):
+    for lead, final_abs in [((2,), False)] if interpreted else product(((), (2,)), (True, False)):
+        inputs = [t.requires_grad_() for t in stacks(device, F64, *lead)]
+
+        def stack(x: Tensor, u: Tensor, b: Tensor | None = None) -> Tensor:
+            return hanops.han_stack(x, u, b, final_abs=final_abs)
+
+        torch.autograd.gradcheck(stack, inputs, fast_mode=interpreted, check_forward_ad=True)
+        torch.autograd.gradgradcheck(stack, inputs, fast_mode=True)
+        torch.autograd.gradgradcheck(stack, inputs[:2], fast_mode=True)
+
+
+@row("Derivatives", "gradient penalties: a loss of the input's gradient, in the kernels")
+def test_gradient_penalty(backend, device):
+    model = network().to(device)
+
+    def penalty(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        x = x.detach().requires_grad_()
+        (dx,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        loss = (dx.norm(dim=-1) - 1).square().sum()
+        return torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+
+    x = torch.randn(7, 4, device=device)
+    close(penalty(model, x), penalty(truth_of(model), x.double()))
+    stack = hanops.HanStack(8, 3, device=device)
+    x = torch.randn(7, 8, device=device, requires_grad=True)
+    (dx,) = torch.autograd.grad(stack(x).sum(), x, create_graph=True)
+    with Recorder() as recorder:
+        torch.autograd.grad(dx.square().sum(), stack.u)
+    assert [name for name, _ in recorder.han()] == ["han_stack_backward"] * 2
+
+
+@row("Derivatives", "Hessian-vector products, in x, u and b; third derivatives")
+def test_hessian_vector_products(backend, device):
+    inputs, v = stacks(device), stacks(device)
+
+    def products(stack: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        first = torch.autograd.grad(loss_of(stack)(*leaves), leaves, create_graph=True)
+        second = torch.autograd.grad(first, leaves, v, create_graph=True)
+        return [*second, *torch.autograd.grad(second, leaves, v)]
+
+    against_truth(products)
+
+
+@row("Derivatives", "`torch.func.grad`, `vjp` and nested `grad`")
+def test_func_grad(backend, device):
+    x, u, b = stacks(device)
+    against_truth(lambda s: grad(loss_of(s), (0, 1, 2))(x, u, b))
+    against_truth(lambda s: vjp(s, x, u, b)[1](x))
+    against_truth(lambda s: grad(lambda u: grad(loss_of(s), 1)(x, u, b).square().sum())(u))
+
+
+@row("Derivatives", "`jacrev`, `jacfwd`, `jvp`, `torch.func.hessian`; forward mode runs in plain torch")
+def test_jacobians(backend, device):
+    x, u, b = stacks(device)
+    v = tuple(stacks(device))
+    against_truth(lambda s: jacrev(lambda *t: s(*t), (0, 1, 2))(x, u, b))
+    against_truth(lambda s: jacfwd(lambda *t: s(*t), (0, 1, 2))(x, u, b))
+    against_truth(lambda s: jvp(lambda *t: s(*t), (x, u, b), v))
+    against_truth(lambda s: jvp(lambda *t: grad(loss_of(s), (0, 1, 2))(*t), (x, u, b), v))
+    against_truth(lambda s: hessian(loss_of(s), 1)(x, u, b))
+
+
+@row("Transforms", "`vmap` over x: one call, the axis joins the rows")
+def test_vmap_over_x(backend, device):
+    x, u, b = stacks(device)
+    xs = torch.stack([x, x + 1, -x])
+    with Recorder() as recorder:
+        vmap(hanops.han_stack, (0, None, None))(xs, u, b)
+    assert recorder.han() == [("han_stack_forward", [(3, 5, 6), (3, 6), (3, 6)])]
+    against_truth(lambda s: vmap(lambda *t: s(*t), (0, None, None))(xs, u, b))
+    against_truth(lambda s: vmap(lambda *t: s(*t), (1, None, None))(xs.movedim(0, 1), u, b))
+    groups = [t.unsqueeze(0).repeat(2, 1, 1) for t in (u, b)]
+    against_truth(lambda s: vmap(lambda *t: s(*t), (0, None, None))(torch.stack([xs, xs + 1], 1), *groups))
+
+
+@row("Transforms", "`vmap` over parameters, alone or with x: one call of the grouped kernel")
+def test_vmap_over_parameters(backend, device):
+    x, u, b = stacks(device)
+    us, bs, xs = (torch.stack([t, t + 1, -t]) for t in (u, b, x))
+    cases = {"u": (None, 0, None), "b": (None, None, 0), "u, b": (None, 0, 0), "x, u, b": (0, 0, 0)}
+    for name, dims in cases.items():
+        inputs = [many if dim == 0 else one for dim, many, one in zip(dims, (xs, us, bs), (x, u, b), strict=True)]
+        with Recorder() as recorder:
+            vmap(hanops.han_stack, dims)(*inputs)
+        assert recorder.han() == [("han_stack_forward", [(3, 5, 6), (3, 3, 6), (3, 3, 6)])], name
+        against_truth(lambda s: vmap(lambda *t: s(*t), dims)(*inputs))
+        against_truth(lambda s: vmap(grad(loss_of(s), (0, 1, 2)), dims)(*inputs))
+        against_truth(lambda s: vmap(grad(lambda *t: grad(loss_of(s), 1)(*t).square().sum()), dims)(*inputs))
+    grouped = [torch.stack([t, 1 - t], 1) for t in (xs, us, bs)]  # a batch of grouped stacks
+    against_truth(lambda s: vmap(lambda *t: s(*t))(*grouped))
+    against_truth(lambda s: vmap(grad(loss_of(s), (0, 1, 2)), (None, 0, None))(grouped[0][0], us, bs[0]))
+    nested = vmap(vmap(hanops.han_stack, (0, None, None)), (None, 0, 0))
+    with Recorder() as recorder:
+        nested(xs, us, bs)
+    assert recorder.han() == [("han_stack_forward", [(3, 3, 5, 6), (3, 3, 6), (3, 3, 6)])]
+
+
+@row("Transforms", "per-sample gradients: `vmap(grad(...))` over rows, one call of the grouped kernel")
+def test_per_sample_gradients(backend, device):
+    model = hanops.HanStack(8, 3, device=device)
+    x = torch.randn(5, 8, device=device)
+
+    def per_sample(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+            return functional_call(model, parameters, (row,)).square().mul(torch.arange(8, device=device)).sum()
+
+        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        return vmap(grad(loss), (None, 0))(parameters, x)
+
+    close(per_sample(model, x), per_sample(truth_of(model), x.double()))
+    with Recorder() as recorder:
+        per_sample(model, x)
+    backwards = [shapes for name, shapes in recorder.han() if name == "han_stack_backward"]
+    assert [shapes[0] for shapes in backwards] == [(5, 8)]
+    assert (5, 3, 8) in backwards[0]
+
+
+@row("Transforms", "`functional_call`, and ensembles by `stack_module_state`")
+def test_ensembles(backend, device):
+    models = [network().to(device) for _ in range(3)]
+    x = torch.randn(6, 4, device=device)
+
+    def predict(models: list[nn.Module], x: Tensor) -> Tensor:
+        parameters, buffers = stack_module_state(models)
+        base = copy.deepcopy(models[0])
+        return vmap(lambda p, s: functional_call(base, (p, s), (x,)))(parameters, buffers)
+
+    wide = [truth_of(model) for model in models]
+    close(predict(models, x), torch.stack([model(x.double()) for model in wide]))
+    with Recorder() as recorder:
+        predict(models, x)
+    assert len(recorder.han()) == 2

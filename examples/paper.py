@@ -67,6 +67,7 @@ def made(model: str) -> Experiment:
 
 
 IMAGES = ("cifar10", "cifar100", "stl10")
+UNSORTED = "hannet han-relu dense-abs dense-relu orth-abs orth-relu"  # to sort takes longer than all else
 EXPERIMENTS = [
     Experiment("speed", "speed.py", "--iterations 20000 --seeds 1", "--seeds 5"),
     Experiment(
@@ -92,7 +93,7 @@ EXPERIMENTS = [
     ),
     Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
     Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation.py", "--rates 0.025 0.05", ""),
+    Experiment("ablation", "ablation.py", f"--rates 0.025 0.05 --models {UNSORTED}", ""),
     Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
     Experiment(
         "variability",

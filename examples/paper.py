@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import paper_figures as paper
 from experiment import command
 from results import page
+from tqdm import tqdm
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -29,6 +32,7 @@ class Experiment:
     reduced: options for an hour of all experiments on 2 cores; None leaves the experiment out.
     full: the papers' options; None leaves it out.
     data, needed: which folder of data it reads, and whether it is left out without it.
+    alone: whether it measures time, and so runs before the others.
     """
 
     stem: str
@@ -37,6 +41,7 @@ class Experiment:
     full: str | None
     data: str | None = None
     needed: bool = False
+    alone: bool = False
 
     def words(self, full: bool, folders: dict[str, Path | None]) -> list[str] | None:
         """Returns the command's options, or None where the experiment is left out."""
@@ -69,7 +74,7 @@ def made(model: str) -> Experiment:
 IMAGES = ("cifar10", "cifar100", "stl10")
 UNSORTED = "hannet han-relu dense-abs dense-relu orth-abs orth-relu"  # to sort takes longer than all else
 EXPERIMENTS = [
-    Experiment("speed", "speed.py", "--iterations 20000 --seeds 1", "--seeds 5"),
+    Experiment("speed", "speed.py", "--iterations 20000 --seeds 1", "--seeds 5", alone=True),
     Experiment(
         "checkerboard-hannet",
         "checkerboard.py",
@@ -129,6 +134,29 @@ def data_folders(data: Path | None) -> dict[str, Path | None]:
     return found
 
 
+def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
+    """Runs commands, `jobs` at a time, each on its part of the cores, and prints what they print.
+
+    Raises:
+        RuntimeError: where one fails; those that run are waited for.
+    """
+    cores = len(os.sched_getaffinity(0))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
+
+    def call(line: str, words: list[str]) -> tuple[str, subprocess.CompletedProcess[str]]:
+        return line, subprocess.run(words, env=environment, capture_output=True, text=True)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(calls), unit="experiment", mininterval=1.0) as bar:
+        for future in as_completed([pool.submit(call, line, words) for line, words in calls]):
+            line, done = future.result()
+            bar.write(f"==> {line}\n{done.stdout}    {(time.perf_counter() - started) / 60:.1f} minutes in all")
+            bar.update()
+            if done.returncode != 0:
+                pool.shutdown(cancel_futures=True)
+                raise RuntimeError(f"{line} failed:\n{done.stderr[-4000:]}")
+
+
 def main() -> None:
     """Runs what is yet to be run, and writes the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,6 +167,7 @@ def main() -> None:
     options.add_argument(
         "--data", type=Path, help="folder with the regression tables, and folders mnist, cifar10, cifar100 and stl10"
     )
+    options.add_argument("--jobs", type=int, default=2, help="experiments at a time, which share the cores")
     options.add_argument("--fresh", action="store_true", help="run all of it anew, also what is done")
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     options.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md", help="what is written")
@@ -146,9 +175,11 @@ def main() -> None:
     known = {experiment.stem for experiment in EXPERIMENTS}
     if unknown := set(arguments.only or ()) - known:
         options.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if arguments.jobs < 1:
+        options.error(f"--jobs must be at least 1, got {arguments.jobs}")
     folders = data_folders(arguments.data)
     out = arguments.results / ("full" if arguments.full else "reduced")
-    started = time.perf_counter()
+    calls: dict[bool, list[tuple[str, list[str]]]] = {True: [], False: []}
     for experiment in EXPERIMENTS:
         words = experiment.words(arguments.full, folders)
         if words is None or (arguments.only and experiment.stem not in arguments.only):
@@ -158,10 +189,10 @@ def main() -> None:
         if not arguments.fresh and file.exists() and json.loads(file.read_text())["command"] == line:
             print(f"==> {line}: done before")
             continue
-        print(f"==> {line}", flush=True)
         words += ["--out", str(out), *(["--fresh"] if arguments.fresh else [])]
-        subprocess.run([sys.executable, str(HERE / experiment.program), *words], check=True)
-        print(f"    {(time.perf_counter() - started) / 60:.1f} minutes in all", flush=True)
+        calls[experiment.alone].append((line, [sys.executable, str(HERE / experiment.program), *words]))
+    run(calls[True], 1)
+    run(calls[False], arguments.jobs)
     arguments.page.write_text(page(arguments.results))
     print(f"==> {arguments.page}")
 

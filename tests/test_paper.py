@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,14 +86,15 @@ def test_data_folders(tmp_path):
 def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper, "EXPERIMENTS", [paper.Experiment("one", "one.py", "--rates 1", None)])
     monkeypatch.setattr(paper, "page", lambda folder: "page")
-    calls = []
+    calls, status = [], 0
 
-    def program(command: list[str], check: bool) -> SimpleNamespace:
+    def program(command: list[str], env: dict[str, str], **options: bool) -> SimpleNamespace:
         calls.append(command[1:])
+        assert 1 <= int(env["OMP_NUM_THREADS"]) < max(2, os.cpu_count())
         out = Path(command[command.index("--out") + 1])
         out.mkdir(parents=True, exist_ok=True)
         (out / "one.json").write_text(json.dumps({"command": "python examples/one.py --rates 1"}))
-        return SimpleNamespace(returncode=0)
+        return SimpleNamespace(returncode=status, stdout="one\n", stderr="a reason")
 
     monkeypatch.setattr(paper.subprocess, "run", program)
     words = ["--results", tmp_path, "--page", tmp_path / "page.md"]
@@ -104,6 +106,9 @@ def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "paper.py", *words, "--fresh")
     assert calls[1][-1] == "--fresh"
     assert (tmp_path / "page.md").read_text() == "page"
+    status = 1
+    with pytest.raises(RuntimeError, match=r"one.py --rates 1 failed:\na reason"):
+        run(monkeypatch, "paper.py", *words, "--fresh")
 
 
 def test_the_page_is_of_the_results():

@@ -147,7 +147,7 @@ def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
         return line, subprocess.run(words, env=environment, capture_output=True, text=True)
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(calls), unit="experiment", mininterval=1.0) as bar:
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(calls), unit="experiment", disable=not calls) as bar:
         for future in as_completed([pool.submit(call, line, words) for line, words in calls]):
             line, done = future.result()
             bar.write(f"==> {line}\n{done.stdout}    {(time.perf_counter() - started) / 60:.1f} minutes in all")

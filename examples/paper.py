@@ -93,7 +93,7 @@ EXPERIMENTS = [
     Experiment(
         "checkerboard-fcnet1-noise0.1",
         "checkerboard.py",
-        "--model fcnet1 --noise 0.1 --rates 0.05 --iterations 20000",
+        "--model fcnet1 --noise 0.1 --rates 0.025 0.05 --iterations 20000",
         "--model fcnet1 --noise 0.1",
     ),
     Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
@@ -103,7 +103,7 @@ EXPERIMENTS = [
     Experiment(
         "variability",
         "variability.py",
-        "--iterations 10000 --depths 5 15 27 35 --rates 0.05",
+        "--iterations 10000 --depths 5 15 27 35 --rates 0.01 0.05",
         "--iterations 40000",
     ),
     Experiment("sines", "sines.py", "--width 100 --iterations 12000 --rates 0.01 0.025", ""),
@@ -186,10 +186,12 @@ def main() -> None:
             continue
         file = out / f"{experiment.stem}.json"
         line = command(experiment.program, words)
-        if not arguments.fresh and file.exists() and json.loads(file.read_text())["command"] == line:
+        made_by = json.loads(file.read_text())["command"] if file.exists() else None
+        if made_by == line and not arguments.fresh:
             print(f"==> {line}: done before")
             continue
-        words += ["--out", str(out), *(["--fresh"] if arguments.fresh else [])]
+        fresh = arguments.fresh or made_by is not None  # the checkpoints are of other options
+        words += ["--out", str(out), *(["--fresh"] if fresh else [])]
         calls[experiment.alone].append((line, [sys.executable, str(HERE / experiment.program), *words]))
     run(calls[True], 1)
     run(calls[False], arguments.jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def spread(pair: Sequence[float] | None, digits: int = 2) -> str:
 
 def significant(pair: Sequence[float]) -> str:
     """Returns a small mean and its spread with two significant digits of the mean."""
+    if not math.isfinite(pair[0]):
+        return "a seed diverged"
     return f"{pair[0]:.2g} ± {pair[1]:.1g}"
 
 
@@ -98,7 +101,7 @@ def checkerboard(results: Results) -> str:
 
 A quarter of 6,561 points trains. As in the authors' code the best learning rate is taken for each seed, by the best
 test accuracy seen every 100 iterations; 'last' is the same run at its last iteration. A point is right when both
-outputs, rounded, are; the authors count each output.
+outputs, rounded, are; the authors count each output. A network that diverged counts as 0 %.
 
 {table(head, rows)}
 {results.commands()}
@@ -161,7 +164,7 @@ def heatmap(results: Results) -> str:
     for model, cells in found["cells"].items():
         means = [cell["test, best, mean and spread"][0] for cell in cells]
         above = sum(mean >= 99 for mean in means)
-        lines.append(f"- {model}: {above} of {len(cells)} shapes above 99 %, best {max(means):.2f} %.")
+        lines.append(f"- {model}: {above} of {len(cells)} shapes at 99 % or above, best {max(means):.2f} %.")
     rates = ", ".join(f"{rate:g}" for rate in found["settings"]["rates"])
     return f"""## Width and depth
 

@@ -98,7 +98,7 @@ EXPERIMENTS = [
     ),
     Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
     Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation.py", f"--rates 0.01 0.05 --models {UNSORTED}", ""),
+    Experiment("ablation", "ablation.py", f"--rates 0.01 0.05 --iterations 20000 --models {UNSORTED}", ""),
     Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
     Experiment(
         "variability",

@@ -16,7 +16,7 @@ Sources: Yu and Zhang, arXiv 2106.04088, in its two versions (v1, 2021; the late
 the other columns are ours, the mean over the seeds ± the sample standard deviation. This page is written by
 `make paper` (reduced runs, within an hour on 2 cores) and `make paper-full` (the papers' settings), from the JSON files
 in `examples/results`; a full run replaces the reduced one of the same experiment. Below each table is the command that
-made it; DIR is a folder of data that the repository does not ship. Reduced runs have few learning rates: those that won,
+made it; DIR is a folder of data that the repository does not ship. Reduced runs have few learning rates: those that won
 or at which no network diverged, in trials. In a reduced run an experiment has one core, so its seconds are not the
 fastest.
 """

@@ -428,8 +428,8 @@ def speed(results: Results) -> str:
     return f"""## How long it takes
 
 The checkerboard's HanNet, with evaluations, on {found["threads"]} threads. The first two train the same networks on the
-same batches in turns, at the rate 0.05; they agree at first, and rounding then lets them part. The grouped ones are 5 seeds at the papers' 10 rates; their accuracy is that of
-each seed's best rate.
+same batches in turns, at the rate 0.05; they agree at first, and rounding then lets them part. The grouped ones are 5
+seeds at the papers' 10 rates; their accuracy is that of each seed's best rate.
 
 {table(columns, rows)}
 {results.commands()}"""

@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
+    config.addinivalue_line("markers", "only(*backends, interpreted=True): the backends that a test is about")
     hypothesis.settings.register_profile("fixed", derandomize=True)
     hypothesis.settings.load_profile("default" if config.getoption("--seed") else "fixed")
     if config.getoption("numprocesses", None):  # of pytest-xdist, which starts them later
@@ -43,7 +44,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             "triton": find_spec("triton") is not None,
             "cpu": not on_gpu and hanops.ops.native is not None,
         }
-        metafunc.parametrize("backend", [*(name for name in have if have[name]), "reference"], indirect=True)
+        names = [*(name for name in have if have[name]), "reference"]
+        if only := metafunc.definition.get_closest_marker("only"):
+            interpreted = only.kwargs.get("interpreted", True) or on_gpu
+            names = [name for name in names if name in only.args and (interpreted or name != "triton")]
+        metafunc.parametrize("backend", names, indirect=True)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ gpu-first: $(REHEARSED)  ## in 6 minutes: times of the kernels, sanitizers, CUDA
 gpu-second: $(REHEARSED)  ## in 4 minutes: Triton tests, more benchmarks, PROGRAMS="A B" (two builds) compared
 	@$(GPU) second $(GPU_OPTIONS)
 
-gpu-ship: $(STAMP)  ## compile the profile program for another machine's GPU, to build/gpu; needs nvcc
+gpu-ship: build  ## compile the profile program for another machine's GPU, to build/gpu; needs nvcc
 	@$(PY) benchmarks/prepare.py --ship
 
 kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, stack frames and spills

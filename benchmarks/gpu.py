@@ -125,13 +125,22 @@ def tests(*which: str, device: str) -> tuple[str, ...]:
     return pytest_of(*which, *workers, "--continue-on-collection-errors", "--tb=short", device=device)
 
 
+def counted(kernel: str, case: Sequence[Any]) -> tuple[str, ...]:
+    """Returns the command that counts in the first launch of a kernel: from cold caches, at the clocks as they are."""
+    ncu = ["ncu", "--csv", "--print-units", "base", "--clock-control", "none", "--metrics", ",".join(metric_names())]
+    ncu += ["--kernel-name", f"regex:^{kernel}", "--launch-count", "1"]
+    return (*ncu, str(prepare.PROGRAM), "--once", "yes", *words([case]))
+
+
 def shared_parts(call: str, rehearse: bool) -> list[Part]:
     """Returns what both calls begin with: facts, what was or is to be compiled, the clocks of the whole call."""
     query = "timestamp,pstate,clocks.sm,clocks.mem,power.draw,temperature.gpu"
-    smi = ("nvidia-smi", f"--query-gpu={query}", "--format=csv,nounits", "--loop-ms=1000")
+    smi = ("stdbuf", "-oL", "nvidia-smi", f"--query-gpu={query}", "--format=csv,nounits", "--loop-ms=1000")
     make = (PYTHON, str(HERE / "prepare.py"), *(["--rehearse"] if rehearse else []))
     return [
-        Part("clocks and power, each second", smi, 0, ("nvidia-smi",), read_clocks, optional=True, service=True),
+        Part(
+            "clocks and power, each second", smi, 0, ("nvidia-smi", "stdbuf"), read_clocks, optional=True, service=True
+        ),
         Part("native code", make, TOTAL[call] - 60, background=True),
         Part("versions", (PYTHON, str(HERE / "facts.py")), 40, read=read_facts, background=True),
     ]
@@ -147,37 +156,18 @@ def first(out: Path, rehearse: bool) -> list[Part]:
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--print-limit", "20", "--tool")
     checked: dict[str, Any] = {"read": read_sanitizer, "optional": True, "beside": True}
     checked["needs"] = ("compute-sanitizer", "program")
-    ncu = ("ncu", "--csv", "--print-units", "base", "--clock-control", "none", "--metrics", ",".join(metric_names()))
     tall = ("tests/test_tall_tiles.py", "-k", "cuda and 64-bfloat16" if rehearse else "cuda")
-    rest = ("tests", "--ignore", "tests/test_tall_tiles.py", "-k", "cuda and not triton")
-    if rehearse:
-        rest = ("tests/test_han_stack_backward.py", "-k", "training and cuda")
+    few = ("tests/test_han_stack_backward.py", "-k", "training and cuda")
+    rest = ("tests", "--ignore=tests/test_tall_tiles.py", "-k", "cuda and not triton")
     return [
         *shared_parts("first", rehearse),
         Part("times of the kernels", timed, 55, ("program",), lambda _: read_profile(samples)),
         Part("tall tiles", tests(*tall, device=device), 45, ("native",), read_tests),
         Part("memcheck", (*sanitizer, "memcheck", *once), 50, **checked),
-        Part("tests of CUDA", tests(*rest, device=device), 110, ("native",), read_tests),
+        Part("tests of CUDA", tests(*(few if rehearse else rest), device=device), 110, ("native",), read_tests),
         Part("racecheck", (*sanitizer, "racecheck", *once), 60, **checked),
         *(
-            Part(
-                f"ncu: {name}",
-                (
-                    *ncu,
-                    "--kernel-name",
-                    f"regex:^{kernel}",
-                    "--launch-count",
-                    "1",
-                    program,
-                    "--once",
-                    "yes",
-                    *words([case]),
-                ),
-                11,
-                ("ncu", "program"),
-                read_ncu,
-                optional=True,
-            )
+            Part(f"ncu: {name}", counted(kernel, case), 11, ("ncu", "program"), read_ncu, optional=True)
             for name, (kernel, *case) in COUNTED.items()
         ),
         Part(
@@ -228,6 +218,7 @@ def resources(given: argparse.Namespace, call: str, programs: list[str]) -> Call
     made = Call(f"gpu-{call}", given.out, TOTAL[call] * (SLOWER if given.rehearse else 1), lack)
     made.environment["TRITON_INTERPRET"] = "1" if given.rehearse else "0"
     made.environment["OMP_NUM_THREADS"] = "1" if given.rehearse else "4"
+    made.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     made.environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # the tests are in many processes already
     made.results |= {"commit": prepare.commit(), "sources": prepare.sources()}
     return made

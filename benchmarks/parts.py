@@ -111,8 +111,10 @@ class Running:
             self.process.wait()
 
     def text(self) -> str:
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")
+        """Returns all output, once."""
+        with self.output as output:
+            output.seek(0)
+            return output.read().decode(errors="replace")
 
 
 class Call:

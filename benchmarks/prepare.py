@@ -17,10 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = ROOT / "build" / "gpu"
-READY = GPU / "ready"  # a file for each thing that is there
+READY = ROOT / "build" / "gpu-ready"  # a file for each thing that is there
 PROGRAM = READY / "han_stack_profile"
 EMULATED = ROOT / "build" / "cmake" / "emulated_profile"
-BUILD = GPU / "cmake"
+BUILD = ROOT / "build" / "gpu-build"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 CHECK = (
@@ -172,10 +172,14 @@ def rehearse() -> bool:
 
 def ship() -> bool:
     """Leaves the profile program of these sources in build/gpu, and the commit."""
-    if not cmake("han_stack_profile"):
+    folder = ROOT / "build" / "cmake"
+    if not cmake("han_stack_profile", folder):
         return False
+    GPU.mkdir(parents=True, exist_ok=True)
+    for old in GPU.glob("profile-????????????"):
+        old.unlink()
     target = GPU / f"profile-{sources()}"
-    install(BUILD / "han_stack_profile", target)
+    install(folder / "han_stack_profile", target)
     run(["strip", target])
     (GPU / "commit").write_text(f"{commit()}\n")
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")

@@ -156,16 +156,17 @@ def gpu_groups(full: bool) -> list[Group]:
     stacks = tuple(Case(2**25 // d, d, 16, t) for d in (1024, 4096, 256) for t in storage)
     small = (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20), Case(1, 1024, 16, torch.bfloat16))
     widths = (30, *powers(64, 65536, 2 if full else 4))
+    depths, batches = powers(1, 64, 2 if full else 4), powers(1, 65536, 2 if full else 8)
     return [
-        Group("one layer", copies, own, ("forward", "both"), 1.5),
-        Group("kernels", (Case(65536, 1024, 16, torch.bfloat16), Case(65536, 1024, 16)), own, seconds=2.0),
-        Group("small networks", small, rivals, ("both",), 2.0),
+        Group("one layer", copies, own, ("forward", "both")),
+        Group("kernels", (Case(65536, 1024, 16, torch.bfloat16), Case(65536, 1024, 16)), own, seconds=1.5),
+        Group("small networks", small, rivals, ("both",), 1.5),
         Group("stack", stacks, rivals, ("both",), 3.0),
         Group("training step", (Case(8192, 1024, 16),), rivals, ("step",), 2.0),
         Group("torch.compile", (*small[:1], *stacks[:1]), (*own[:2], f"{OWN}{COMPILE}"), ("forward", "both"), 2.0),
-        Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep),
-        Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in powers(1, 64, 2 if full else 4)), sweep),
-        Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in powers(1, 65536, 2 if full else 8)), sweep),
+        Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep, seconds=0.7),
+        Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in depths), sweep, seconds=0.7),
+        Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in batches), sweep, seconds=0.7),
         Group("groups", (Case(1024, 256, 16, groups=64),), (*own, EAGER), ("forward", "both")),
         Group("tokens", (Case(256, 196, 2, channels=512),), (*own, LINEAR, EAGER), ("forward", "both")),
     ]

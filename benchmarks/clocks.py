@@ -38,24 +38,24 @@ def value(text: str) -> float | str | None:
         return None if text.startswith("[") or text == "N/A" else text
 
 
-def command(fields: tuple[str, ...], device: torch.device) -> list[str]:
-    """Returns the call of nvidia-smi for the GPU that torch calls `device`."""
-    which = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    chosen = [] if which is None else ["-i", f"GPU-{which}"]
-    return ["nvidia-smi", *chosen, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+def rows(fields: tuple[str, ...], which: list[str]) -> list[list[str]]:
+    """Returns the answer of nvidia-smi, a row for each GPU; none where it refuses or is missing."""
+    command = ["nvidia-smi", *which, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return list(csv.reader(done.stdout.splitlines(), skipinitialspace=True)) if done.returncode == 0 else []
 
 
 def ask(fields: tuple[str, ...], device: torch.device) -> dict[str, float | str]:
-    """Returns what nvidia-smi says of the fields; nothing of one that it does not know, or where it is missing."""
-    try:
-        done = subprocess.run(command(fields, device), capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if done.returncode != 0:  # an older one refuses all fields for one that it does not know
+    """Returns what nvidia-smi says of the GPU that torch calls `device`, without the fields that it does not know."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    found = rows(fields, ["-i", f"GPU-{uuid}"]) or rows(fields, [])
+    if len(found) != 1:  # an older nvidia-smi refuses all fields for one that it does not know
         return {} if len(fields) == 1 else {k: v for field in fields for k, v in ask((field,), device).items()}
-    rows = list(csv.reader(done.stdout.splitlines(), skipinitialspace=True))
-    found = dict(zip(fields, map(value, rows[0]), strict=False)) if rows else {}
-    return {field: v for field, v in found.items() if v is not None}
+    values = dict(zip(fields, map(value, found[0]), strict=False))
+    return {field: v for field, v in values.items() if v is not None}
 
 
 def about(device: torch.device) -> dict[str, Any]:

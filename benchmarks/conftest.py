@@ -83,7 +83,6 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("--device cuda: torch sees no GPU")
         # Time on a GPU is dear: what a library warns of is shown, and the row kept.
         config.addinivalue_line("filterwarnings", "default::UserWarning")
-    config.addinivalue_line("filterwarnings", "ignore:TensorFloat32 tensor cores:UserWarning")  # Inductor's advice
     _chosen(config)
     config.stash[RESULTS] = results_of(config)
 

@@ -81,11 +81,11 @@ def read_tests(output: str) -> Reading:
 
 
 def read_benchmarks(output: str) -> Reading:
-    """Returns the table that ends a run, and pytest's last line."""
-    lines = [line for line in output.splitlines() if line.strip()]
-    start = max((i for i, line in enumerate(lines) if " hanops " in line and line.startswith("=")), default=len(lines))
+    """Returns the tables that end a run, without their padding, and pytest's last line."""
+    lines = [re.sub(" +", " ", line) for line in output.splitlines() if line.strip() and not line.startswith("|--")]
+    start = max((i for i, line in enumerate(lines) if line.startswith("=") and " hanops " in line), default=len(lines))
     bad = [line for line in lines if line.startswith(("FAILED", "ERROR "))]
-    return Reading([*lines[start + 1 : -1][:15], *bad[:3], *lines[-1:]], {"failed": bad})
+    return Reading([*bad[:3], *lines[start + 1 : -1][:24], *lines[-1:]], {"failed": bad})
 
 
 def read_clocks(output: str) -> Reading:
@@ -184,7 +184,7 @@ def second(out: Path, rehearse: bool, programs: list[str]) -> list[Part]:
     """Returns the parts of the second call."""
     cases, repeats = (TINY[:1], "2") if rehearse else (COMPARED, "20")
     compare = (PYTHON, str(HERE / "compare_programs.py"), *programs, "--json", str(out / "gpu-second-a-b.json"))
-    kind = ("tests/test_triton.py", "-k", "triton and grad") if rehearse else ("tests", "-k", "triton")
+    kind = ("tests/test_han_stack_backward.py", "-k", "training and triton") if rehearse else ("tests", "-k", "triton")
     quiet = ("-W", "ignore:hanops was built without native code")
     groups = "small networks,width,depth"
     return [

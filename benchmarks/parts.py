@@ -223,6 +223,6 @@ class Call:
             seconds = f"{entry['seconds']:.1f}" if "seconds" in entry else "-"
             lines.append(f"{entry['part'][:46]:46} {seconds:>8} {entry['limit']:>6.0f}  {entry['status']}")
         for entry in self.results["parts"]:
-            shown = entry["lines"][:20]
-            lines += [f"-- {entry['part']}", *(f"   {line[:130]}" for line in shown)] if shown else []
+            shown = entry["lines"][:25]
+            lines += [f"-- {entry['part']}", *(f"   {line[:150]}" for line in shown)] if shown else []
         return "\n".join(lines)

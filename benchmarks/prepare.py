@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = ROOT / "build" / "gpu"
+MODULE = (".", "cpu", "cuda")  # what the extension module is compiled from, in csrc
 READY = ROOT / "build" / "gpu-ready"  # a file for each thing that is there
 PROGRAM = READY / "han_stack_profile"
 EMULATED = ROOT / "build" / "cmake" / "emulated_profile"
@@ -30,12 +31,17 @@ CHECK = (
 )
 
 
-def sources() -> str:
-    """Returns a hash of what the CUDA kernels and the profile program are compiled from."""
+def source_files(*folders: str) -> list[Path]:
+    """Returns the files in these folders of csrc that native code is compiled from."""
+    found = [file for folder in folders for file in (ROOT / "csrc" / folder).iterdir()]
+    return sorted(file for file in found if file.suffix in (".cpp", ".h", ".cu", ".cuh"))
+
+
+def sources(*folders: str) -> str:
+    """Returns a hash of them; without folders, of what the profile program is compiled from."""
     digest = hashlib.sha256()
-    for file in sorted((ROOT / "csrc" / "cuda").iterdir()):
-        if file.suffix != ".py" and file.is_file():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in source_files(*(folders or ("cuda",))):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -134,29 +140,38 @@ def module_loads(device: str) -> bool:
     return run([sys.executable, "-W", "ignore", "-c", CHECK, device])
 
 
+def take_module(shipped: Path, of: str) -> bool:
+    """Puts a shipped module into the package, and tells whether it imports there."""
+    here = ROOT / "hanops" / shipped.name
+    if not shipped.exists():
+        return False
+    install(shipped, here)
+    if module_loads("cuda"):
+        ready("native", f"the shipped {shipped.name}, {of}")
+        return True
+    here.unlink()
+    print(f"the shipped {shipped.name} does not import here", flush=True)
+    return False
+
+
 def prepare_module(build: bool) -> bool:
-    """Makes the extension module ready: a shipped one that imports here, or one built here."""
-    name = f"_C{SUFFIX}"
-    shipped, here = GPU / name, ROOT / "hanops" / name
+    """Makes the extension module ready: a shipped one of these sources, one built here, one of other sources."""
+    name, note, these = f"_C{SUFFIX}", GPU / "_C.sources", sources(*MODULE)
     if (READY / "native").exists():
         return True
-    if shipped.exists():
-        install(shipped, here)
-        if module_loads("cuda"):
-            ready("native", f"the shipped {name}")
-            return True
-        here.unlink()
-        print(f"the shipped {name} does not import here", flush=True)
+    of = note.read_text().strip() if note.exists() else "unknown"
     if not build:
-        return False
+        return of in (these, "unknown") and take_module(
+            GPU / name, "of these sources" if of == these else "UNKNOWN SOURCES"
+        )
     print("building the extension module", flush=True)
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", capability())
     if cmake("_C", TORCH_CUDA_ARCH_LIST=architectures):
-        install(BUILD / name, here)
+        install(BUILD / name, ROOT / "hanops" / name)
         if module_loads("cuda"):
             ready("native", f"{name} built here for {architectures}")
             return True
-    return False
+    return of != these and take_module(GPU / name, f"OF OTHER SOURCES: these are {these}")
 
 
 def rehearse() -> bool:
@@ -171,7 +186,7 @@ def rehearse() -> bool:
 
 
 def ship() -> bool:
-    """Leaves the profile program of these sources in build/gpu, and the commit."""
+    """Leaves the profile program of these sources in build/gpu, the commit, and the sources of the module there."""
     folder = ROOT / "build" / "cmake"
     if not cmake("han_stack_profile", folder):
         return False
@@ -183,7 +198,17 @@ def ship() -> bool:
     run(["strip", target])
     (GPU / "commit").write_text(f"{commit()}\n")
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")
-    return True
+    return note_module()
+
+
+def note_module() -> bool:
+    """Notes the sources of the shipped modules; says where they are older than the sources, and returns False."""
+    modules = list(GPU.glob("_C.*.so"))
+    changed = max(file.stat().st_mtime for file in source_files(*MODULE))
+    old = [module.name for module in modules if module.stat().st_mtime < changed]
+    (GPU / "_C.sources").write_text("older\n" if old else f"{sources(*MODULE)}\n")
+    print(f"OLDER THAN csrc: {old[0]}" if old else f"{len(modules)} extension module(s) of these sources")
+    return not old
 
 
 def main() -> int:

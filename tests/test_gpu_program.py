@@ -274,7 +274,8 @@ def folders(tmp_path, monkeypatch):
     """The program's folders, empty, in a tree whose hash is known."""
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     (tmp_path / "csrc" / "cuda" / "kernel.cu").write_text("first")
-    (tmp_path / "hanops").mkdir()
+    for name in ("hanops", "csrc/cpu"):
+        (tmp_path / name).mkdir()
     for name in ("ROOT", "GPU", "READY", "BUILD"):
         folder = tmp_path / ("" if name == "ROOT" else name)
         folder.mkdir(exist_ok=True)
@@ -330,6 +331,30 @@ def test_a_shipped_module_that_does_not_import_goes(folders, monkeypatch):
     assert not prepare.prepare_module(build=True)
     assert not (folders / "hanops" / name).exists()
     assert not (prepare.READY / "native").exists()
+
+
+FITS = """from pathlib import Path
+class ops:
+ class native:
+  build_info = staticmethod(lambda: {"cuda_architectures": ["9.0"] * len(list(Path(__file__).parent.glob("_C*")))})
+"""
+
+
+@pytest.mark.parametrize("note", ["these", "others", "older", None])
+def test_a_shipped_module_of_other_sources_is_the_last_resort(folders, note):
+    """The stand-in for the package imports with any module in it."""
+    (folders / "hanops" / "__init__.py").write_text(FITS)
+    (prepare.GPU / f"_C{prepare.SUFFIX}").write_bytes(b"a module")
+    if note == "older":
+        os.utime(prepare.GPU / f"_C{prepare.SUFFIX}", (1, 1))
+    if note:
+        assert prepare.note_module() == (note != "older")
+    if note == "others":
+        (folders / "csrc" / "cpu" / "kernel.h").write_text("changed")
+    good = note in ("these", None)
+    assert prepare.prepare_module(build=False) == good
+    assert prepare.prepare_module(build=True)
+    assert ("OF OTHER SOURCES" in (prepare.READY / "native").read_text()) != good
 
 
 def test_a_module_without_cuda_kernels_is_none(folders):

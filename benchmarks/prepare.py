@@ -176,7 +176,7 @@ def prepare_module(build: bool) -> bool:
 
 def rehearse() -> bool:
     """The emulated program, and the module that `make build` has left."""
-    if not run(["cmake", "--build", EMULATED.parent, "--target", EMULATED.name]):
+    if not run(["cmake", "--build", EMULATED.parent, "--target", EMULATED.name, "cuda_emulator"]):
         return False
     install(EMULATED, PROGRAM)
     ready("program", "the emulated one")

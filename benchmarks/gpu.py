@@ -114,7 +114,7 @@ def pytest_of(*arguments: str, device: str) -> tuple[str, ...]:
 
 def benchmarks(groups: str, seconds: int, out: Path, *more: str, rehearse: bool) -> tuple[str, ...]:
     chosen = ["benchmarks/bench_han_stack.py", "--benchmark-only", "--benchmark-columns=median,iqr,rounds"]
-    chosen += ["--groups", groups, "--results", str(out), "--seconds", str(seconds), *more]
+    chosen += ["--groups", groups, "--results", str(out), "--seconds", str(5 if rehearse else seconds), *more]
     rivals = "HanStack and forward" if rehearse else "not compiled"
     chosen += ["-k", rivals, *(["--rehearse"] if rehearse else [])]
     return pytest_of(*chosen, device="cpu" if rehearse else "cuda")

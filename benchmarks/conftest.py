@@ -250,4 +250,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if not config.getoption("collectonly") and (benchmarks := results.benchmarks(config)):
         terminalreporter.section("hanops")
+        if config.getoption("--rehearse"):
+            terminalreporter.write_line("a rehearsal: times of the interpreter and the emulator say nothing of a GPU")
         terminalreporter.write_line(table.summary(benchmarks))

@@ -21,7 +21,7 @@ from results_file import read as read_results
 
 STYLE = {
     OWN: ("#0b6e4f", "o", "-"),
-    f"{OWN}, cuda": ("#0b6e4f", "P", ":"),
+    f"{OWN}, cuda": ("#4fb0a0", "P", ":"),
     f"{OWN}, triton": ("#6aa84f", "X", "--"),
     LINEAR: ("#c8553d", "s", "-"),
     DEEP: ("#8a3324", "D", "--"),
@@ -90,7 +90,16 @@ def _figure(result: dict[str, Any], columns: int = 1) -> tuple[Figure, list[Axes
 
 
 def _plain(axis: Axis) -> None:
-    axis.set_major_formatter(lambda value, _: f"{value:,.10g}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
+    def text(value: float, _: object) -> str:
+        return f"{value:,.10g}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+    def between(value: float, _: object) -> str:
+        """Names 2 and 5 of a decade, where an axis has no more than two."""
+        low, high = axis.get_view_interval()
+        return text(value, _) if high < 100 * low and f"{value:e}"[0] in "25" else ""
+
+    axis.set_major_formatter(text)
+    axis.set_minor_formatter(between)
 
 
 def _log(axes: Axes, x: str, y: str, title: str) -> None:
@@ -274,8 +283,11 @@ def plot_small(result: dict[str, Any], frame: pd.DataFrame) -> Figure | None:
     axes.set_title("the paper's small networks", fontsize=10)
     axes.grid(True, axis="y", color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.margins(y=0.25)
-    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+    if len(names) > 6:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        axes.margins(y=0.25)
+        axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
     return figure
 
 

@@ -115,10 +115,17 @@ class Profile:
     multiply_adds_per_s: float | None
     rows: tuple[Row, ...]
 
+    @property
+    def simulator(self) -> str | None:
+        """What ran a GPU's kernels on the CPU, or None."""
+        on_cpu = {"triton": "Triton's interpreter", "cuda": "the CUDA emulator"}
+        return on_cpu.get(self.backend) if self.case.device.type == "cpu" else None
+
     def figures(self) -> dict[str, Any]:
         """Returns everything as what JSON can hold; the units are in the names, and SI."""
         case = {**asdict(self.case), "dtype": self.case.storage, "device": str(self.case.device)}
-        return {"hanops": hanops.__version__, "torch": torch.__version__, **asdict(self), "case": case}
+        versions = {"hanops": hanops.__version__, "torch": torch.__version__}
+        return {**versions, **asdict(self), "case": case, "simulator": self.simulator}
 
     def __str__(self) -> str:
         case = self.case
@@ -128,6 +135,10 @@ class Profile:
         lines = [
             f"hanops {hanops.__version__}, torch {torch.__version__}, backend {self.backend}, {self.where}",
             f"x {list(case.shape)} of {case.storage}, depth {case.depth}",
+        ]
+        if self.simulator is not None:
+            return "\n".join([*lines, f"{self.simulator} ran: its times say nothing of a GPU, and are not shown"])
+        lines += [
             f"ceilings, measured in the same turns: copy {self.copy_bytes_per_s * 1e-9:.1f} GB/s, "
             f"instructions {instructions}",
             "",

@@ -118,7 +118,9 @@ def rivals(
         for key, found in _by_case(benchmarks).items()
         if (not groups or key[0] in groups) and (not ways or key[2] in ways) and OWN in found
     }
-    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in (OWN, COPY)))
+    # A copy is a column of its own, or where it was not timed with each case, a rival.
+    left = (OWN, COPY) if any("copies" in found[OWN]["extra_info"] for found in cases.values()) else (OWN,)
+    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in left))
     rows = []
     for (group, case, way), found in cases.items():
         own = found[OWN]["extra_info"]

@@ -59,7 +59,7 @@ class Case:
     @property
     def is_short(self) -> bool:
         """Whether a GPU may wait for the launches of its kernels: then it is also timed as a CUDA graph."""
-        return self.element_layers < 2**26
+        return self.element_layers <= 2**26
 
     def bytes_moved(self, direction: str) -> int:
         """Returns the bytes that cannot be avoided: x and y; y, dy, dx and the bits; both, with the bits twice."""

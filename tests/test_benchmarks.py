@@ -115,7 +115,7 @@ def test_groups_have_each_case_once(device, suite):
 
 
 def test_rows_of_a_case():
-    short, long = Case(8, 8, 2), Case(2**20, 64, 1)
+    short, long = Case(8, 8, 2), Case(2**21, 64, 1)
     group = Group("a group", (short, long), (COPY, OWN, LINEAR), ("backward", "both"))
     plain = [(COPY, "forward"), (OWN, "backward"), (LINEAR, "backward"), (OWN, "both"), (LINEAR, "both")]
     assert group.rows(short, on_gpu=False) == group.rows(long, on_gpu=True) == plain

@@ -1,7 +1,8 @@
 """The Triton kernels of the Han stack: a tile of rows stays in registers while every layer passes over it.
 
 A tile has R * Q rows, r * Q + q of them in registers r and lanes q. Its columns are K chunks of C: chunk m, of shape
-[R, Q, C], holds columns m C ... m C + C - 1. Columns past `features` hold 0 throughout.
+[Q, R, C], holds columns m C ... m C + C - 1. Columns past `features` hold 0 throughout. The lanes' axis comes first,
+which is where Triton spreads what it loads: in any other order rows would move between lanes, through shared memory.
 Sign bits have S bytes per row and layer: bit k of byte c is column k S + c.
 Names: p_ pointers, o_ offsets, m_ masks; w and b are the packed parameters, [layers, {w, b}, D] for each group.
 """
@@ -14,18 +15,18 @@ import triton.language as tl
 
 @triton.jit
 def _columns(Q: tl.constexpr, C: tl.constexpr):
-    """Columns of a chunk, [1, Q, C]: of full width, so that parameters come in the layout of the rows.
+    """Columns of a chunk, [Q, 1, C]: of full width, so that parameters come in the layout of the rows.
 
     Four columns a lane in every access, whatever the width of its type: all of them then share one layout.
     """
     columns = tl.max_contiguous(tl.arange(0, C)[None, None, :], [1, 1, 4])
-    return tl.broadcast_to(columns, (1, Q, C))
+    return tl.broadcast_to(columns, (Q, 1, C))
 
 
 @triton.jit
 def _rows(first, R: tl.constexpr, Q: tl.constexpr):
-    """Rows of a tile, [R, Q, 1], 64-bit."""
-    return first + tl.arange(0, R)[:, None, None] * Q + tl.arange(0, Q)[None, :, None]
+    """Rows of a tile, [Q, R, 1], 64-bit."""
+    return first + tl.arange(0, R)[None, :, None] * Q + tl.arange(0, Q)[:, None, None]
 
 
 @triton.jit
@@ -53,7 +54,7 @@ def _flip(v, byte, k):
 
 @triton.jit
 def _load_rows(p_rows, o_row, features, m_row, columns, A: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
-    """A tile of rows in A, K chunks of [R, Q, C]; 0 beyond the matrix."""
+    """A tile of rows in A, K chunks of [Q, R, C]; 0 beyond the matrix."""
     tile = ()
     for m in tl.static_range(K):
         column = m * C + columns
@@ -72,7 +73,7 @@ def _store_rows(p_rows, o_row, features, m_row, columns, tile, C: tl.constexpr, 
 
 @triton.jit
 def _dot(tile, p_w, columns, C: tl.constexpr, K: tl.constexpr):
-    """The dot product of each row with w, [R, Q, 1]."""
+    """The dot product of each row with w, [Q, R, 1]."""
     total = tile[0] * tl.load(p_w + columns)
     for m in tl.static_range(1, K):
         total += tile[m] * tl.load(p_w + m * C + columns)
@@ -126,11 +127,11 @@ def _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S: tl.constexpr,
 
 @triton.jit
 def _live_rows(g, K: tl.constexpr):
-    """Where a row of dy is not 0 everywhere, [R, Q, 1]; any other adds 0 to du and db, whatever its y holds."""
-    found = g[0] != 0
+    """Where a row of dy is not 0 everywhere, [Q, R, 1]; any other adds 0 to du and db, whatever its y holds."""
+    total = tl.abs(g[0])
     for m in tl.static_range(1, K):
-        found = found | (g[m] != 0)
-    return tl.max(found.to(tl.int32), axis=2, keep_dims=True) != 0
+        total += tl.abs(g[m])
+    return tl.sum(total, axis=2, keep_dims=True) != 0
 
 
 @triton.jit
@@ -145,7 +146,7 @@ def _only(live, x, K: tl.constexpr):
 @triton.jit
 def _add_rows(p, rows, started):
     """Adds the sum of a chunk's rows to memory that one program owns, or starts it."""
-    value = tl.sum(tl.sum(rows, axis=0, keep_dims=True), axis=1, keep_dims=True)
+    value = tl.sum(tl.sum(rows, axis=1, keep_dims=True), axis=0, keep_dims=True)
     before = tl.load(p, mask=tl.zeros_like(value).to(tl.int1) | started, other=0.0)
     tl.store(p, before + value)
 
@@ -473,15 +474,17 @@ def backward_streaming(
             column = first + columns
             g = tl.load(p_dy + group * g_group + own * g_row + column, mask=column < features, other=0.0)
             tl.store(p_g + column, g.to(A))
-            found = found | (g != 0)
-        if DU:
-            live = tl.max(found.to(tl.int32), axis=0) != 0
-            tl.store(p_live + row, live.to(tl.uint8))
-            for first in range(0, D, C):
-                column = first + columns
-                m_y = (column < features) & live
-                y = tl.load(p_y + group * y_group + own * y_row + column, mask=m_y, other=0.0)
+            if DU:
+                found = found | (g != 0)
+                y = tl.load(p_y + group * y_group + own * y_row + column, mask=column < features, other=0.0)
                 tl.store(p_p + column, y.to(A))
+        if DU:
+            live = tl.max(found.to(tl.int32), axis=0)
+            tl.store(p_live + row, live.to(tl.uint8))
+            if live == 0:
+                tl.debug_barrier()  # another lane may have written there
+                for first in range(0, D, C):
+                    tl.store(p_p + first + columns, tl.zeros((C,), A))
         a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
         c = tl.full((), 0.0, A)
         p_above = p_packed + (group * layers + layers - 1) * (2 * D)

@@ -195,7 +195,9 @@ void Plan::plan_forward() {
   if (!call_.pack_here) reserve_packed();
   if (rung_) {
     set_threads(call_.pack_here ? kLooseThreads : 128);  // many warps pack fast
-    call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * (threads_ / team())));
+    const int teams = threads_ / team();
+    call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * teams));
+    call_.ahead = int64_t{resident_blocks(threads_, rung_->warps_per_processor)} * teams;
   } else {
     stream_blocks_ = std::min<int64_t>(call_.groups * call_.rows, resident_blocks(kStreamThreads, 16));
     scratch_ = reserve(stream_blocks_ * call_.columns);

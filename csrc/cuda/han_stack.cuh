@@ -6,16 +6,16 @@
 namespace hanops::cuda {
 
 // One layer of a tile; a holds -2 w . x of this layer before, and of the next one after, and w is this layer's, then
-// the next one's. Sign bits go to `signs` + offsets[r] for the registers in `valid`.
+// the next one's. Sign bits of the registers in `valid` go to `signs`.
 template <class Tile, bool kAbs, bool kSave, class A>
 __device__ __forceinline__ void forward_layer(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], A (&a)[Tile::R],
                                               Team<Tile>& team, const A* parameters, bool last, int columns,
-                                              uint8_t* signs, const unsigned (&offsets)[Tile::R], unsigned valid) {
+                                              uint8_t* signs, unsigned sign_stride, unsigned valid) {
   A dot[Tile::R] = {};
   unsigned bits[Tile::R][Tile::V] = {};
   reflect<Tile, kAbs, kSave>(x, w, a, dot, bits, parameters + columns, last ? parameters : parameters + 2 * columns,
                              columns / 8);
-  if (kSave) write_tile_signs<Tile>(signs, offsets, valid, bits);
+  if (kSave) write_tile_signs<Tile>(signs, team, sign_stride, valid, bits);
   if (last) return;
   team.sum(dot, A(-2));
 #pragma unroll
@@ -30,29 +30,26 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const Call call) {
   Team<Tile> team(call.lanes, call.warps, memory, Tile::R);
   const int64_t group = blockIdx.x / call.blocks, block = blockIdx.x % call.blocks;
   const Packed<Tile> packed(call, group, team.warps() > 1 ? memory + 2 * team.warps() * Tile::R : memory);
-  const TileRows<Tile> tile(block * team.count() + team.index(), call.rows);
+  const int64_t index = block * team.count() + team.index();
+  const TileRows<Tile> tile(index, call.rows);
   const int columns = Tile::columns(call), column = Tile::V * team.lane(), stride = columns / 8;
   const unsigned own = pinned(team.registers(tile.own));
 
   A x[Tile::R][Tile::E], w[Tile::E], a[Tile::R] = {};
-  read_rows<Tile>(x, team, call, call.x, group, tile.first, own, column, stride);
+  read_rows<Tile>(x, team, call, call.x, group, tile.first, column, stride);
+  prefetch_rows<Tile>(team, call, call.x, group, index + call.ahead);
   const A* parameters = packed.layers + column;
   read_parameter<Tile>(w, parameters, stride);
   add_dots<Tile>(x, a, w);
   team.sum(a, A(-2));
-  uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.abs_layers * stride;
-  unsigned offsets[Tile::R] = {};
-  if (kSave) {
-    team.row_offsets(offsets, call.sign_stride);
-#pragma unroll
-    for (int r = 0; r < Tile::R; ++r) offsets[r] = pinned(offsets[r] + column);
-  }
-  forward_layer<Tile, false, kSave>(x, w, a, team, parameters, call.layers == 1, columns, signs, offsets,
+  uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.abs_layers * stride + column;
+  const unsigned sign_stride = pinned(call.sign_stride);
+  forward_layer<Tile, false, kSave>(x, w, a, team, parameters, call.layers == 1, columns, signs, sign_stride,
                                     call.abs_layers > 0 ? own : 0);
   for (int layer = 1; layer < call.layers; ++layer) {
     parameters += 2 * columns;
     signs += stride;
-    forward_layer<Tile, true, kSave>(x, w, a, team, parameters, layer + 1 == call.layers, columns, signs, offsets,
+    forward_layer<Tile, true, kSave>(x, w, a, team, parameters, layer + 1 == call.layers, columns, signs, sign_stride,
                                      layer < call.abs_layers ? own : 0);
   }
   if (call.abs_layers == call.layers) {
@@ -73,6 +70,7 @@ template <class Tile, bool kX, bool kSums>
 __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
   using A = typename Tile::A;
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
+  constexpr bool kAhead = Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
   A* memory = shared_memory<A>();
   Team<Tile> team(call.lanes, call.warps, memory, kDots);
   const int64_t group = blockIdx.x / call.blocks;
@@ -101,29 +99,48 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
       layer_signs -= call.layers > 1 ? sign_bytes : 0;
     }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
-    read_rows<Tile>(g, team, call, call.dy, group, tile.first, own, column, chunk);
+    read_rows<Tile>(g, team, call, call.dy, group, tile.first, column, chunk);
+    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, tile.first, column, chunk);
+    clear_rows<Tile>(g, own);
     if constexpr (kX) {
-      read_rows<Tile>(x, team, call, call.y, group, tile.first, own, column, chunk);
       const unsigned live = nonzero_rows<Tile>(g, team);  // a row whose dy is 0 adds 0, whatever its y
+      clear_rows<Tile>(x, live);
+      if (!kSums && call.live && team.lane() == 0) {
+        uint8_t* flags = call.live + group * call.rows + tile.first;
 #pragma unroll
-      for (int r = 0; r < Tile::R; ++r) {
-        if (!kSums && call.live && team.lane() == 0 && own >> r & 1) {
-          write(call.live + group * call.rows + tile.first + r, static_cast<uint8_t>(live >> r & 1));
+        for (int r = 0; r < Tile::R; ++r) {
+          if (own >> r & 1) write(flags + r, static_cast<uint8_t>(live >> r & 1));
         }
-#pragma unroll
-        for (int e = 0; e < Tile::E; ++e) x[r][e] = live >> r & 1 ? x[r][e] : A(0);
       }
+    }
+    const A* parameters = packed.layers + int64_t(call.layers - 1) * 2 * columns + column;
+    A w[Tile::E], b[Tile::E];
+    if (kAhead) {
+      read_parameter<Tile>(w, parameters, chunk);
+      if (kX) read_parameter<Tile>(b, parameters + columns, chunk);
     }
     for (int layer = call.layers - 1; layer >= 0; --layer) {
       const int stride = Tile::T ? chunk : pinned(chunk);  // a stride of the call's makes no addresses to keep
-      const A* w = packed.layers + int64_t(layer) * 2 * columns + column;
-      A dots[kDots] = {}, c[Tile::R], a[Tile::R];
-      undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, w + columns, stride);
+      A dots[kDots] = {}, c[Tile::R], a[Tile::R], w_next[Tile::E], b_next[Tile::E];
+      if (!kAhead) {
+        read_parameter<Tile>(w, parameters, stride);
+        if (kX) read_parameter<Tile>(b, parameters + columns, stride);
+      }
+      undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, b);
       read_tile_signs<Tile>(signs, team, layer_signs, sign_stride);
       layer_signs -= layer > 1 ? sign_bytes : 0;
-      Sums<Tile> layer_sums;
-      if (kSums) sums.template read<kX>(layer_sums, layer);
+      Sums<Tile> layer_sums, before;
+      if (kSums && Tile::R > 1) sums.template read<kX>(before, layer);
+      if (kAhead) {
+        parameters -= layer > 0 ? 2 * columns : 0;
+        read_parameter<Tile>(w_next, parameters, stride);
+        if (kX) read_parameter<Tile>(b_next, parameters + columns, stride);
+      }
       team.sum(dots, A(-2));
+      if (!kAhead) {
+        read_parameter<Tile>(w, parameters, stride);
+        parameters -= 2 * columns;
+      }
 #pragma unroll
       for (int r = 0; r < Tile::R; ++r) {
         c[r] = dots[r];
@@ -136,8 +153,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
           if (own >> r & 1) write_coefficients(call, row, layer, c[r], a[r]);
         }
       }
-      undo_reflection<Tile, kX, kSums>(g, x, c, a, w, layer_sums, stride);
-      if (kSums) sums.template write<kX>(layer_sums, layer);
+      undo_reflection<Tile, kX, kSums>(g, x, c, a, w, layer_sums);
+      if (kSums) sums.template write<kX>(layer_sums, before, layer);
+      if (kAhead) {
+#pragma unroll
+        for (int e = 0; e < Tile::E; ++e) w[e] = w_next[e], b[e] = b_next[e];
+      }
     }
     if (call.dx) write_rows<Tile>(call.dx, g, team, call, group, tile.first, own, column, chunk);
   }

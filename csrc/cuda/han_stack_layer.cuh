@@ -20,25 +20,25 @@ __device__ __forceinline__ void add_dots(const A (&x)[Tile::R][Tile::E], A (&dot
 }
 
 // A lane's elements of a parameter.
-template <class Tile, class A>
+template <class Tile, bool kOnce = false, class A>
 __device__ __forceinline__ void read_parameter(A (&out)[Tile::E], const A* p, int stride) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
     A chunk[Tile::V];
-    read_vector(chunk, p + m * stride);
+    read_vector<kOnce>(chunk, p + m * stride);
 #pragma unroll
     for (int j = 0; j < Tile::V; ++j) out[m * Tile::V + j] = chunk[j];
   }
 }
 
-template <class Tile, class A>
+template <class Tile, bool kOnce = false, class A>
 __device__ __forceinline__ void write_parameter(A* p, const A (&values)[Tile::E], int stride) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
     A chunk[Tile::V];
 #pragma unroll
     for (int j = 0; j < Tile::V; ++j) chunk[j] = values[m * Tile::V + j];
-    write_vector(p + m * stride, chunk);
+    write_vector<kOnce>(p + m * stride, chunk);
   }
 }
 
@@ -83,12 +83,10 @@ __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E
 template <class Tile, bool kX, class A>
 __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? Tile::R : 1][Tile::E],
                                          const unsigned (&signs)[Tile::R], int shift,
-                                         A (&dots)[kX ? 2 * Tile::R : Tile::R], const A* w, const A* b, int stride) {
+                                         A (&dots)[kX ? 2 * Tile::R : Tile::R], const A (&w)[Tile::E],
+                                         const A (&b)[Tile::E]) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
-    A w_m[Tile::V], b_m[Tile::V];
-    read_vector(w_m, w + m * stride);
-    if constexpr (kX) read_vector(b_m, b + m * stride);
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll
@@ -97,10 +95,10 @@ __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? T
         const int bit = 8 * j + (m + 1) * (8 / Tile::K) - 1;  // see SignPlace
         const unsigned sign = signs[r] << shift << (31 - bit);
         g[r][e] = flipped(g[r][e], sign);
-        dots[r] += g[r][e] * w_m[j];
+        dots[r] += g[r][e] * w[e];
         if constexpr (kX) {
-          x[r][e] = flipped(x[r][e], sign) - b_m[j];
-          dots[Tile::R + r] += x[r][e] * w_m[j];
+          x[r][e] = flipped(x[r][e], sign) - b[e];
+          dots[Tile::R + r] += x[r][e] * w[e];
         }
       }
     }
@@ -123,40 +121,38 @@ struct Sums {
 
   template <bool kX>
   __device__ __forceinline__ void read(const A* at, int columns, int stride) {
-    if constexpr (kX) read_parameter<Tile>(dw, at, stride);
-    read_parameter<Tile>(db, at + columns, stride);
+    if constexpr (kX) read_parameter<Tile, true>(dw, at, stride);
+    read_parameter<Tile, true>(db, at + columns, stride);
   }
 
   template <bool kX>
   __device__ __forceinline__ void write(A* at, int columns, int stride) const {
-    if constexpr (kX) write_parameter<Tile>(at, dw, stride);
-    write_parameter<Tile>(at + columns, db, stride);
+    if constexpr (kX) write_parameter<Tile, true>(at, dw, stride);
+    write_parameter<Tile, true>(at + columns, db, stride);
   }
 };
 
 // Back to before the reflection: x += a w, g += c w; kSums: these rows' dw and db are added to `sums`.
 template <class Tile, bool kX, bool kSums, class A>
 __device__ __forceinline__ void undo_reflection(A (&g)[Tile::R][Tile::E], A (&x)[kX ? Tile::R : 1][Tile::E],
-                                                const A (&c)[Tile::R], const A (&a)[Tile::R], const A* w,
-                                                Sums<Tile>& sums, int stride) {
+                                                const A (&c)[Tile::R], const A (&a)[Tile::R], const A (&w)[Tile::E],
+                                                Sums<Tile>& sums) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
-    A w_m[Tile::V];
-    read_vector(w_m, w + m * stride);
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll
       for (int j = 0; j < Tile::V; ++j) {
         const int e = m * Tile::V + j;
         if constexpr (kX) {
-          x[r][e] += a[r] * w_m[j];
+          x[r][e] += a[r] * w[e];
           if constexpr (kSums) {
             sums.dw[e] += c[r] * x[r][e];
             sums.dw[e] -= a[r] * g[r][e];
           }
         }
         if constexpr (kSums) sums.db[e] += g[r][e];
-        g[r][e] += c[r] * w_m[j];
+        g[r][e] += c[r] * w[e];
       }
     }
   }

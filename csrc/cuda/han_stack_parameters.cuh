@@ -173,21 +173,18 @@ class PartialSums {
     }
   }
 
-  // The sums so far, read early, and after a tile written back. With one row in a tile they are added last, where they
-  // need no registers in between.
+  // The sums of the tiles before, read early: `before` waits in registers where a tile has several rows.
   template <bool kX>
-  __device__ __forceinline__ void read(Sums<Tile>& sums, int layer) const {
-    if (Tile::R > 1 && (kX || sums_) && !starts_) sums.template read<kX>(place(layer), columns(), stride_);
+  __device__ __forceinline__ void read(Sums<Tile>& before, int layer) const {
+    if ((kX || sums_) && !starts_) before.template read<kX>(place(layer), columns(), stride_);
   }
 
+  // A tile's own sums, which are added up by themselves, are added to those before.
   template <bool kX>
-  __device__ __forceinline__ void write(Sums<Tile>& sums, int layer) const {
+  __device__ __forceinline__ void write(Sums<Tile>& sums, Sums<Tile>& before, int layer) const {
     if (!kX && !sums_) return;
-    if (Tile::R == 1 && !starts_) {
-      Sums<Tile> before;
-      before.template read<kX>(place(layer), columns(), stride_);
-      sums.add(before);
-    }
+    if constexpr (Tile::R == 1) read<kX>(before, layer);
+    sums.add(before);
     sums.template write<kX>(place(layer), columns(), stride_);
   }
 
@@ -254,17 +251,26 @@ __global__ void __launch_bounds__(128, 1) parameter_gradients(const Call call) {
       for (int r = 0; r < Tile::R; ++r) live |= unsigned(flags[r]) << r;
     }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
-    read_rows<Tile>(g, team, call, call.dy, group, first, valid, column, 0);
-    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, first, live, column, 0);
+    with_type<A>(call.type, [&](auto type) {
+      using S = decltype(type);
+      const auto read_from = [&](auto& to, const Rows& rows, unsigned there) {
+        const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
+        const auto row = [](int r) { return unsigned(r); };
+        read_elements<Tile, S, false>(to, data, rows.row_stride, row, there, column, call.features, 0,
+                                      rows.vector >= Tile::V);
+      };
+      read_from(g, call.dy, valid);
+      if constexpr (kX) read_from(x, call.y, live);
+    });
     const int64_t row = group * call.rows + first;
     const uint8_t* layer_signs = call.signs + row * call.abs_layers * sign_bytes + place.byte;
     const A* coefficients = static_cast<const A*>(call.coefficients) + row * call.layers * 2;
     for (int layer = call.layers - 1; layer >= 0; --layer) {
-      const A* w = layers + int64_t(layer) * 2 * call.columns;
+      const A* parameters = layers + int64_t(layer) * 2 * call.columns;
       A unused[kX ? 2 * Tile::R : Tile::R] = {}, c[Tile::R], a[Tile::R];
       unsigned signs[Tile::R] = {};
-      Sums<Tile> layer_sums;
-      sums.template read<kX>(layer_sums, layer);
+      Sums<Tile> layer_sums, before;
+      sums.template read<kX>(before, layer);
       // Addresses are made anew for each layer: sixteen rows' would take all registers.
       const unsigned sign_stride = pinned(call.sign_stride), pair_stride = pinned(2 * call.layers);
 #pragma unroll
@@ -279,9 +285,12 @@ __global__ void __launch_bounds__(128, 1) parameter_gradients(const Call call) {
         c[r] = pair[0];
         a[r] = pair[1];
       }
-      undo_abs<Tile, kX>(g, x, signs, place.shift, unused, w, w + call.columns, 0);
-      undo_reflection<Tile, kX, true>(g, x, c, a, w, layer_sums, 0);
-      sums.template write<kX>(layer_sums, layer);
+      A w[Tile::E], b[Tile::E];
+      read_parameter<Tile>(w, parameters, 0);
+      if (kX) read_parameter<Tile>(b, parameters + call.columns, 0);
+      undo_abs<Tile, kX>(g, x, signs, place.shift, unused, w, b);
+      undo_reflection<Tile, kX, true>(g, x, c, a, w, layer_sums);
+      sums.template write<kX>(layer_sums, before, layer);
     }
   }
   sums.template end<kX>(round);

@@ -5,21 +5,31 @@
 
 namespace hanops::cuda {
 
-// Reads a lane's elements of the rows in the registers that `valid` has a bit for, zeros into the others; register r's
-// row is at `data` + row(r) * row_stride. Every load is issued before the first value is converted, from whole words: a
-// load that shares a branch with its conversion is waited for before the next one starts.
-template <class Tile, class S, int R, class A, class RowOf>
+// Whether chunk m of a lane is within the features wherever a row starts: the padding to a power of two from 32 is less
+// than a half of a longer row.
+template <class Tile>
+__device__ constexpr bool within(int m) {
+  return Tile::T > 0 && Tile::E * Tile::T * Tile::W > 32 && 2 * m < Tile::K && Tile::K > 1;
+}
+
+// Reads a lane's elements of R rows, zeros beyond the features, where `valid` has a bit for the register; kAll: it has
+// one for each. Register r's row is at `data` + row(r) * row_stride. Every load is issued before the first value is
+// converted, from whole words: a load that shares a branch with its conversion is waited for before the next one
+// starts.
+template <class Tile, class S, bool kAll, int R, class A, class RowOf>
 __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data, int64_t row_stride, RowOf row,
                                               unsigned valid, int column, int features, int stride, bool vector) {
+  data += column;
   if (vector) {
     Packet<S, Tile::V> packets[R][Tile::K] = {};
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const S* from = data + row(r) * row_stride + column;
+      const S* from = data + row(r) * row_stride;
 #pragma unroll
       for (int m = 0; m < Tile::K; ++m) {
-        if (valid >> r & 1 && column + m * stride < features)
+        if ((kAll || valid >> r & 1) && (within<Tile>(m) || column + m * stride < features)) {
           packets[r][m] = read_packet<S, Tile::V>(from + m * stride);
+        }
       }
     }
 #pragma unroll
@@ -34,11 +44,11 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
       S items[kRows][Tile::E] = {};
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const S* from = data + row(begin + r) * row_stride + column;
+        const S* from = data + row(begin + r) * row_stride;
 #pragma unroll
         for (int e = 0; e < Tile::E; ++e) {
           const int i = e / Tile::V * stride + e % Tile::V;
-          if (valid >> (begin + r) & 1 && column + i < features) items[r][e] = read(from + i);
+          if ((kAll || valid >> (begin + r) & 1) && column + i < features) items[r][e] = read(from + i);
         }
       }
 #pragma unroll
@@ -53,33 +63,34 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
 template <class Tile, class S, class A>
 __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool valid, int column, int features,
                                           int stride, bool vector) {
+  row += column;
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
-    const int first = column + m * stride;
-    S items[Tile::V];
-#pragma unroll
-    for (int j = 0; j < Tile::V; ++j) items[j] = rounded<S>(x[m * Tile::V + j]);
     if (vector) {
-      if (valid && first < features) write_vector(row + first, items);
+      const auto chunk = packet<S, Tile::V>(x + m * Tile::V);
+      if (valid && (within<Tile>(m) || column + m * stride < features)) {
+        write(reinterpret_cast<Packet<S, Tile::V>*>(row + m * stride), chunk);
+      }
     } else {
 #pragma unroll
       for (int j = 0; j < Tile::V; ++j) {
-        if (valid && first + j < features) write(row + first + j, items[j]);
+        const S value = rounded<S>(x[m * Tile::V + j]);
+        if (valid && column + m * stride + j < features) write(row + m * stride + j, value);
       }
     }
   }
 }
 
+// A tile's rows, all of which are there.
 template <class Tile, class A>
 __device__ __forceinline__ void read_rows(A (&x)[Tile::R][Tile::E], const Team<Tile>& team, const Call& call,
-                                          const Rows& rows, int64_t group, int64_t first, unsigned valid, int column,
-                                          int stride) {
+                                          const Rows& rows, int64_t group, int64_t first, int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
-    const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride;
+    const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
     const auto row = [&](int r) { return team.row(r); };
-    read_elements<Tile, S>(x, data + first * rows.row_stride, rows.row_stride, row, valid, column, call.features,
-                           stride, rows.vector >= Tile::V);
+    read_elements<Tile, S, true>(x, data, rows.row_stride, row, 0, column, call.features, stride,
+                                 rows.vector >= Tile::V);
   });
 }
 
@@ -90,13 +101,44 @@ __device__ __forceinline__ void write_rows(void* out, const A (&x)[Tile::R][Tile
   const bool vector = call.features % Tile::V == 0;  // `out` comes from the allocator
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
+    S* data = static_cast<S*>(out) + (group * call.rows + first) * call.features;
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
-      const int64_t row = first + team.row(r);
-      S* data = static_cast<S*>(out) + (group * call.rows + row) * call.features;
-      write_row<Tile>(data, x[r], valid >> r & 1, column, call.features, stride, vector);
+      S* row = data + size_t(team.row(r)) * call.features;
+      write_row<Tile>(row, x[r], valid >> r & 1, column, call.features, stride, vector);
     }
   });
+}
+
+// Zeros for the rows of the registers that `kept` has no bit for.
+template <class Tile, class A>
+__device__ __forceinline__ void clear_rows(A (&x)[Tile::R][Tile::E], unsigned kept) {
+  if (kept == (1u << Tile::R) - 1) return;
+#pragma unroll
+  for (int r = 0; r < Tile::R; ++r) {
+#pragma unroll
+    for (int e = 0; e < Tile::E; ++e) x[r][e] = kept >> r & 1 ? x[r][e] : A(0);
+  }
+}
+
+// Asks for `bytes` from `begin` on in the L2 cache, each lane for its lines.
+template <class Tile>
+__device__ __forceinline__ void prefetch(const void* begin, int64_t bytes, const Team<Tile>& team) {
+  const char* p = static_cast<const char*>(begin);
+  for (int64_t i = int64_t(team.lane()) * kLine; i < bytes; i += int64_t(team.size()) * kLine) prefetch_line(p + i);
+}
+
+// Asks for a tile's rows, if the group has that tile. Rows that do not lie one behind another are left to be waited
+// for.
+template <class Tile>
+__device__ __forceinline__ void prefetch_rows(const Team<Tile>& team, const Call& call, const Rows& rows, int64_t group,
+                                              int64_t tile) {
+  constexpr int kSize = 2;
+  if (Tile::T == 0 || call.type == Type::kFloat32 || rows.row_stride != call.features ||
+      (tile + 1) * Tile::R > call.rows)
+    return;
+  const int64_t element = group * rows.group_stride + tile * Tile::R * rows.row_stride;
+  prefetch<Tile>(static_cast<const char*>(rows.data) + element * kSize, int64_t(Tile::R) * call.features * kSize, team);
 }
 
 // Where a lane finds its sign bits. Bit k of byte c is column k * (columns / 8) + c; a lane's chunks are 8 / K bits
@@ -137,11 +179,13 @@ __device__ __forceinline__ void write_signs(uint8_t* bytes, const unsigned (&sig
   write(reinterpret_cast<SignBytes<Tile::V>*>(bytes), static_cast<SignBytes<Tile::V>>(word));
 }
 
-// Writes the sign bits of one layer of a tile from the registers that `valid` has a bit for; register r's go to `bytes`
-// + offsets[r].
+// Writes the sign bits of one layer of a tile from the registers that `valid` has a bit for; row r's go to `bytes` +
+// row(r) * row_stride.
 template <class Tile>
-__device__ __forceinline__ void write_tile_signs(uint8_t* bytes, const unsigned (&offsets)[Tile::R], unsigned valid,
-                                                 const unsigned (&signs)[Tile::R][Tile::V]) {
+__device__ __forceinline__ void write_tile_signs(uint8_t* bytes, const Team<Tile>& team, unsigned row_stride,
+                                                 unsigned valid, const unsigned (&signs)[Tile::R][Tile::V]) {
+  unsigned offsets[Tile::R];
+  team.row_offsets(offsets, row_stride);
 #pragma unroll
   for (int r = 0; r < Tile::R; ++r) {
     if (valid >> r & 1) write_signs<Tile>(bytes + offsets[r], signs[r]);

@@ -16,8 +16,8 @@ __device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Call& call
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
     const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + row * rows.row_stride;
-    read_elements<Tile, S>(
-        x, data, 0, [](int) { return 0u; }, 1, column, call.features, stride, rows.vector >= Tile::V);
+    read_elements<Tile, S, true>(
+        x, data, 0, [](int) { return 0u; }, 0, column, call.features, stride, rows.vector >= Tile::V);
   });
 }
 
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
       const uint8_t* signs = call.signs + (index * call.abs_layers + layer) * stride;
       A dots[kX ? 2 : 1] = {};
       for (int column = begin; column < stride; column += step) {
-        A g[1][Tile::E], x[1][Tile::E] = {};
+        A g[1][Tile::E], x[1][Tile::E] = {}, w_l[Tile::E], b_l[Tile::E];
         if (top) {
           read_stream<Tile>(g, call, call.dy, group, row, column, stride);
           if (kX && live) read_stream<Tile>(x, call, call.y, group, row, column, stride);
@@ -117,11 +117,13 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
           const A* above = w + 2 * call.columns + column;
           read_parameter<Tile>(g[0], scratch_g + column, stride);
           if (kX) read_parameter<Tile>(x[0], scratch_x + column, stride);
-          undo_reflection<Tile, kX, false>(g, x, c, a, above, none, stride);
+          read_parameter<Tile>(w_l, above, stride);
+          undo_reflection<Tile, kX, false>(g, x, c, a, w_l, none);
         }
         const unsigned bits[1] = {layer < call.abs_layers ? read_signs<Tile>(signs + column) : 0};
-        undo_abs<Tile, kX>(g, x, bits, SignPlace<Tile>(column, stride).shift, dots, w + column,
-                           w + call.columns + column, stride);
+        read_parameter<Tile>(w_l, w + column, stride);
+        if (kX) read_parameter<Tile>(b_l, w + call.columns + column, stride);
+        undo_abs<Tile, kX>(g, x, bits, SignPlace<Tile>(column, stride).shift, dots, w_l, b_l);
         write_parameter<Tile>(scratch_g + column, g[0], stride);
         if (kX) write_parameter<Tile>(scratch_x + column, x[0], stride);
       }
@@ -132,9 +134,10 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
     }
     if (!call.dx) continue;
     for (int column = begin; column < stride; column += step) {
-      A g[1][Tile::E], x[1][Tile::E];
+      A g[1][Tile::E], x[1][Tile::E], w_0[Tile::E];
       read_parameter<Tile>(g[0], scratch_g + column, stride);
-      undo_reflection<Tile, false, false>(g, x, c, a, layers + column, none, stride);
+      read_parameter<Tile>(w_0, layers + column, stride);
+      undo_reflection<Tile, false, false>(g, x, c, a, w_0, none);
       write_stream<Tile>(call.dx, g, call, index, column, stride);
     }
   }

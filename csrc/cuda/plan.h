@@ -36,6 +36,7 @@ struct Call {
   unsigned sign_stride = 0;                     // of a row of a tile: abs_layers * sign_bytes
   int lanes = 0, warps = 0;                     // of a team, where the tile leaves it open
   int blocks = 1;                               // of a group
+  int64_t ahead = 0;                            // forward: tiles until a resident block makes room for another
   int parts = 1;                                // partial sums of du and db of each group
   bool folds = false;                           // the second half of them are sums of the first
   bool pack_here = false, finish_here = false;  // in the main kernel's blocks, without a launch of their own

@@ -13,6 +13,12 @@ __device__ __forceinline__ A* shared_memory() {
   return reinterpret_cast<A*>(hanops_shared);
 }
 
+// a or b, by value: `c ? v[i] : v[j]` would choose an address, and so put v into local memory.
+template <class A>
+__device__ __forceinline__ A chosen(bool first, A a, A b) {
+  return first ? A(a) : A(b);
+}
+
 struct Add {
   template <class A>
   __device__ A operator()(A x, A y) const {
@@ -27,6 +33,14 @@ struct Largest {
   }
 };
 
+// The bits of `turn` in Team, for F rows that are folded over T lanes, V columns each: those that leave whole stretches
+// of 32 columns of a row to neighbouring lanes. Shorter ones would each be an access of its own to the L1 cache.
+constexpr unsigned turns(int F, int T, int V) {
+  unsigned bits = 0;
+  for (int h = 1; h < F; h *= 2) bits |= h * (T / F) * V >= 32 ? h : 0;
+  return bits;
+}
+
 // A team of lanes holds kR rows: kT lanes of a warp, or kW whole warps. Each lane owns, of every row, kK chunks of kV
 // columns. kT = 0 leaves the lanes and warps to the call.
 template <class Arithmetic, int kR, int kK, int kV, int kT, int kW>
@@ -35,6 +49,7 @@ struct Tile {
   static constexpr int R = kR, K = kK, V = kV, T = kT, W = kW;
   static constexpr int E = K * V;                         // elements of a row in a lane
   static constexpr int F = T == 0 ? 1 : (R < T ? R : T);  // rows that a sum over lanes folds
+  static constexpr unsigned kTurns = turns(F, T, V);
   __device__ static int columns(const Call& call) { return T ? E * T * W : call.columns; }
   static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
 };
@@ -56,7 +71,8 @@ struct TileRows {
 // The lanes that hold the same rows, and sums over them.
 //
 // Registers hold rows in an order that depends on the lane: register r of a lane is row r ^ turn(). Two lanes whose
-// turns differ in one bit then exchange each other's rows without a select: see reduce().
+// turns differ in one bit then exchange each other's rows without a select: see reduce(). Not all lanes turn, so that
+// neighbours access one row.
 template <class Tile>
 class Team {
   using A = typename Tile::A;
@@ -118,14 +134,18 @@ class Team {
 
   template <int N, class Op>
   __device__ void reduce(A (&v)[N], Op op, A factor = 1) {
-    // Fold: lanes h steps apart keep one half each of F rows. Lane l's v[i] and lane l ^ h's v[i + h] are one row.
+    // Fold: lanes h steps apart keep one half each of F rows. Lane l's v[i] and lane l ^ h's v[i + h] are one row;
+    // where lanes do not turn by h, the upper lane keeps v[i + h].
 #pragma unroll
     for (int bit = 4; bit >= 0; --bit) {
       const int h = 1 << bit;
       if (h >= F) continue;
+      const bool upper = !(Tile::kTurns & h) && place() & h;
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        if (i % F < h) v[i] = op(v[i], __shfl_xor_sync(~0u, v[i + h < N ? i + h : i], h * step()));
+        if (i % F >= h || i + h >= N) continue;
+        const A kept = chosen(upper, v[i + h], v[i]), given = chosen(upper, v[i], v[i + h]);
+        v[i] = op(kept, __shfl_xor_sync(~0u, given, h * step()));
       }
     }
     for (unsigned s = step() / 2; s > 0; s /= 2) {
@@ -140,16 +160,21 @@ class Team {
     for (int bit = 0; bit < 5; ++bit) {
       const int h = 1 << bit;
       if (h >= F) continue;
+      const bool upper = !(Tile::kTurns & h) && place() & h;
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        if (i % F < h && i + h < N) v[i + h] = __shfl_xor_sync(~0u, v[i], h * step());
+        if (i % F >= h || i + h >= N) continue;
+        const A own = v[i], other = __shfl_xor_sync(~0u, own, h * step());
+        v[i] = chosen(upper, other, own);
+        v[i + h] = chosen(upper, own, other);
       }
     }
   }
 
  private:
   __device__ unsigned step() const { return lanes() / F; }
-  __device__ unsigned turn() const { return threadIdx.x % lanes() / step(); }
+  __device__ unsigned place() const { return threadIdx.x % lanes() / step(); }  // the row that a fold leaves to a lane
+  __device__ unsigned turn() const { return place() & Tile::kTurns; }
 
   // Two halves of the memory take turns, so that one barrier is enough: who writes a half again has met everyone
   // after they read it.
@@ -164,13 +189,13 @@ class Team {
     const unsigned warp = lane() / 32;
     if (threadIdx.x % 32 % step() == 0) {
 #pragma unroll
-      for (int i = 0; i < N; i += F) write(half + warp * N + i + turn(), v[i]);
+      for (int i = 0; i < N; i += F) write(half + warp * N + i + place(), v[i]);
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < N; i += F) {
-      v[i] = read(half + i + turn());
-      for (unsigned other = 1; other < warps(); ++other) v[i] = op(v[i], read(half + other * N + i + turn()));
+      v[i] = read(half + i + place());
+      for (unsigned other = 1; other < warps(); ++other) v[i] = op(v[i], read(half + other * N + i + place()));
     }
   }
 

@@ -15,8 +15,11 @@ namespace hanops::cuda {
 
 #ifdef HANOPS_CUDA_EMULATOR
 using emulator::pinned;
+using emulator::prefetch_line;
 using emulator::read;
+using emulator::read_once;
 using emulator::write;
+using emulator::write_once;
 using emulator::xor_and;
 #else
 template <class T>
@@ -24,10 +27,49 @@ __device__ __forceinline__ T read(const T* p) {
   return *p;
 }
 
+// The widest word that a T is made of.
+template <class T>
+using Word = std::conditional_t<
+    sizeof(T) % 16 == 0, uint4,
+    std::conditional_t<sizeof(T) % 8 == 0, uint2,
+                       std::conditional_t<sizeof(T) % 4 == 0, unsigned,
+                                          std::conditional_t<sizeof(T) == 2, unsigned short, unsigned char>>>>;
+
+template <class T>
+union Words {
+  T value;
+  Word<T> words[sizeof(T) / sizeof(Word<T>)];
+  __device__ Words() {}
+};
+
+// Past the L1 cache, which is left to the parameters: for what this multiprocessor does not read again.
+template <class T>
+__device__ __forceinline__ T read_once(const T* p) {
+  Words<T> raw;
+#pragma unroll
+  for (size_t i = 0; i < sizeof(T) / sizeof(Word<T>); ++i) {
+    raw.words[i] = __ldcg(reinterpret_cast<const Word<T>*>(p) + i);
+  }
+  return raw.value;
+}
+
+template <class T>
+__device__ __forceinline__ void write_once(T* p, T value) {
+  Words<T> raw;
+  raw.value = value;
+#pragma unroll
+  for (size_t i = 0; i < sizeof(T) / sizeof(Word<T>); ++i) {
+    __stcg(reinterpret_cast<Word<T>*>(p) + i, raw.words[i]);
+  }
+}
+
 template <class T>
 __device__ __forceinline__ void write(T* p, T value) {
   *p = value;
 }
+
+// Brings the line at p into the L2 cache.
+__device__ __forceinline__ void prefetch_line(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Returns v, and keeps the compiler from computing it again where it is used.
 __device__ __forceinline__ unsigned pinned(unsigned v) {
@@ -43,24 +85,28 @@ __device__ __forceinline__ unsigned xor_and(unsigned x, unsigned y, unsigned z) 
 }
 #endif
 
+constexpr int kLine = 128;  // bytes of a line of the caches
+
 template <class T, int N>
 struct alignas(N * sizeof(T)) Vector {
   T items[N];
 };
 
-template <int N, class T>
+template <bool kOnce = false, int N, class T>
 __device__ __forceinline__ void read_vector(T (&out)[N], const T* p) {
-  const auto vector = read(reinterpret_cast<const Vector<T, N>*>(p));
+  const auto* from = reinterpret_cast<const Vector<T, N>*>(p);
+  const auto vector = kOnce ? read_once(from) : read(from);
 #pragma unroll
   for (int i = 0; i < N; ++i) out[i] = vector.items[i];
 }
 
-template <int N, class T>
+template <bool kOnce = false, int N, class T>
 __device__ __forceinline__ void write_vector(T* p, const T (&values)[N]) {
   Vector<T, N> vector;
 #pragma unroll
   for (int i = 0; i < N; ++i) vector.items[i] = values[i];
-  write(reinterpret_cast<Vector<T, N>*>(p), vector);
+  auto* to = reinterpret_cast<Vector<T, N>*>(p);
+  kOnce ? write_once(to, vector) : write(to, vector);
 }
 
 template <class A, class S>
@@ -83,6 +129,9 @@ __device__ __forceinline__ Packet<S, N> read_packet(const S* p) {
   return read(reinterpret_cast<const Packet<S, N>*>(p));
 }
 
+__device__ __forceinline__ unsigned bits_of(__nv_bfloat16 value) { return __bfloat16_as_ushort(value); }
+__device__ __forceinline__ unsigned bits_of(__half value) { return __half_as_ushort(value); }
+
 template <class A, class S, class Packet>
 __device__ __forceinline__ A item(const Packet& packet, int i) {
   if constexpr (sizeof(packet.items[0]) == sizeof(S)) {
@@ -102,6 +151,23 @@ __device__ __forceinline__ S rounded(A value) {
     return __float2half_rn(value);
   else
     return static_cast<S>(value);
+}
+
+// N values rounded to S, as they lie in memory. Words of 16-bit values are put together here: a struct of such values
+// would be stored one by one.
+template <class S, int N, class A>
+__device__ __forceinline__ Packet<S, N> packet(const A* values) {
+  Packet<S, N> result;
+  if constexpr (sizeof(result.items[0]) == sizeof(S)) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) result.items[i] = rounded<S>(values[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      result.items[i / 2] = bits_of(rounded<S>(values[i])) | bits_of(rounded<S>(values[i + 1])) << 16;
+    }
+  }
+  return result;
 }
 
 // Calls f with a value of the type that tensors hold. Arithmetic on float64 reads float64 and float32 parameters.

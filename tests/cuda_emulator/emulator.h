@@ -62,6 +62,17 @@ void write(T* p, T value, Place place = Place::current()) {
   *p = value;
 }
 
+template <class T>
+T read_once(const T* p, Place place = Place::current()) {
+  return read(p, place);
+}
+
+template <class T>
+void write_once(T* p, T value, Place place = Place::current()) {
+  write(p, value, place);
+}
+
+inline void prefetch_line(const void*) {}
 inline unsigned pinned(unsigned v) { return v; }
 inline unsigned xor_and(unsigned x, unsigned y, unsigned z) { return x ^ (y & z); }
 

@@ -62,10 +62,11 @@ def test_forward_of_what_is_not_strided(suffix, device, rows, kind):
         calls = [lambda given=given: op(*given, True, True)]
         if suffix == "":
             calls += [lambda given=given: hanops.han_stack(*given), lambda given=given: hanops.explain(*given)]
+        message = f"han_stack: {argument} must be a strided tensor, got {name}"
         for call in calls:
-            with pytest.raises(TypeError, match=f"han_stack: {argument} must be a strided tensor, got {name}"):
+            with pytest.raises(TypeError, match=message):
                 call()
-            with torch.inference_mode(), pytest.raises(TypeError, match=f"{argument} must be a strided tensor, got {name}"):
+            with torch.inference_mode(), pytest.raises(TypeError, match=message):
                 call()
 
 

@@ -156,7 +156,7 @@ int64_t most_sums(int64_t rows) {
   return std::clamp<int64_t>(ceil_div(rows, 128), few, 256);
 }
 
-const Kernels* table_of(const std::string& capability) {
+const Kernels* table_of([[maybe_unused]] const std::string& capability) {
 #if defined(HANOPS_X86)
   if (capability == "AVX512") return &AVX512::kTable;
   if (capability == "AVX2") return &AVX2::kTable;

@@ -8,8 +8,8 @@ ThreadSanitizer. Without an argument both of these run.
 
 What is left out, and why: leaks are not looked for, because Python and torch keep what they make until the end. `vptr`
 needs type information that torch hides. ThreadSanitizer knows nothing of the barriers of OpenMP's run-time library, so
-the kernels' threads are std::threads there (tests/thread_sanitizer), and torch's own code is not looked at. Triton's
-interpreter and plain torch have no code of ours.
+the kernels' threads are std::threads there (tests/thread_sanitizer, with what is suppressed). Triton's interpreter and
+plain torch have no code of ours.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ADDRESS = {
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
-THREAD = {"TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1"}
+THREAD = {"TSAN_OPTIONS": f"halt_on_error=1:suppressions={ROOT}/tests/thread_sanitizer/suppressions.txt"}
 RUNS = {
     "ci": Run("address", KERNELS + OPS, f"{ON_KERNELS} and not opcheck and not two_to_the_31", True, options=ADDRESS),
     "address": Run(
@@ -111,7 +111,18 @@ def run_tests(run: Run) -> bool:
     passed = True
     for capability in run.capabilities:
         print(f"==> {run.sanitizer} sanitizer, instruction set {capability}", flush=True)
-        command = [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", run.chosen, *tests]
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            "-q",
+            "--capture=sys",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            run.chosen,
+            *tests,
+        ]
         passed &= subprocess.run(command, cwd=ROOT, env=environment(run, folder, capability)).returncode == 0
     return passed
 

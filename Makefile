@@ -99,7 +99,7 @@ test: build  ## all tests, in WORKERS processes (2)
 	@$(PY) -m pytest -q --doctest-modules --durations=10 -n $(WORKERS) --dist worksteal
 
 sanitize: build  ## tests of the native code under address, undefined-behaviour and thread sanitizers; SUBSET=ci
-	@$(PY) tests/sanitize.py $(SUBSET)
+	@WORKERS=$(WORKERS) $(PY) tests/sanitize.py $(SUBSET)
 
 guard: build  ## the CPU kernels in guarded memory, every case, and their gradients against float64, at all edges
 	@$(PY) tests/guarded.py full && $(PY) tests/guarded.py sweep

@@ -160,16 +160,16 @@ def separately(needs: list[bool]) -> Any:
 def check_penalty(p: Problem) -> None:
     """Compares the gradients in u and dy of v . dx, v = x: what a gradient penalty derives."""
 
-    def derive(stack: Stack, q: Problem, dtype: torch.dtype) -> list[Tensor]:
+    def derive(stack: Stack, q: Problem, dtype: torch.dtype | None = None) -> list[Tensor]:
         x, u, *b = q.inputs(dtype)
-        dy = q.dy.to(dtype).detach().requires_grad_()
+        dy = q.dy.to(dtype or q.dy.dtype).detach().requires_grad_()
         (dx,) = torch.autograd.grad(stack(x, u, *b or [None], q.final_abs), x, dy, create_graph=True)
         return list(torch.autograd.grad(dx, [u, dy], x.detach()))
 
     zs, _ = leave_kinks(p)
     kept = ~near_kinks(p, zs)
     wide = reference.arithmetic_dtype(p.x.dtype)
-    truth, got = derive(reference.han_stack, p, torch.float64), derive(accuracy.stack, p, p.x.dtype)
+    truth, got = derive(reference.han_stack, p, torch.float64), derive(accuracy.stack, p)
     eager = derive(reference.han_stack, p, wide)
     layers = p.u.shape[-2]
     allowance = (16 + layers / 25) * torch.finfo(p.x.dtype).eps / 2

@@ -10,8 +10,8 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test lint format \
-	clean build sdist help
+.PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test sanitize \
+	guard lint format clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -83,6 +83,12 @@ WORKERS ?= 2
 
 test: build  ## all tests, in WORKERS processes (2)
 	@$(PY) -m pytest -q --doctest-modules --durations=10 -n $(WORKERS) --dist worksteal
+
+sanitize: build  ## tests of the native code under address, undefined-behaviour and thread sanitizers; SUBSET=ci
+	@WORKERS=$(WORKERS) $(PY) tests/sanitize.py $(SUBSET)
+
+guard: build  ## the CPU kernels in guarded memory, every case, and their gradients against float64, at all edges
+	@$(PY) tests/guarded.py full && $(PY) tests/guarded.py sweep
 
 # DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR

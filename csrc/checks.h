@@ -13,9 +13,48 @@ inline std::string dtype_name(const at::Tensor& t) {
   return c10::str("torch.", c10::getDtypeNames(t.scalar_type()).first);
 }
 
+// What the Python class of a layout is called.
+inline const char* layout_name(at::Layout layout) {
+  switch (layout) {
+    case at::kStrided:
+      return "torch.strided";
+    case at::kSparse:
+      return "torch.sparse_coo";
+    case at::kSparseCsr:
+      return "torch.sparse_csr";
+    case at::kSparseCsc:
+      return "torch.sparse_csc";
+    case at::kSparseBsr:
+      return "torch.sparse_bsr";
+    case at::kSparseBsc:
+      return "torch.sparse_bsc";
+    case at::kMkldnn:
+      return "torch._mkldnn";
+    case at::kJagged:
+      return "torch.jagged";
+    default:
+      return "unknown";
+  }
+}
+
+// Comes before every other check: only a strided tensor has the sizes, the strides and the memory that they ask for.
+inline void check_strided(const char* name, const at::Tensor& t) {
+  TORCH_CHECK_TYPE(t.defined(), "han_stack: ", name, " must be a strided tensor, got None");
+  TORCH_CHECK_TYPE(!t.is_nested(), "han_stack: ", name, " must be a strided tensor, got a nested tensor");
+  TORCH_CHECK_TYPE(t.layout() == at::kStrided, "han_stack: ", name, " must be a strided tensor, got one of layout ",
+                   layout_name(t.layout()));
+}
+
+inline void check_strided(const char* name, const std::optional<at::Tensor>& t) {
+  if (t) check_strided(name, *t);
+}
+
 // The rows `x` (called `name` in messages), the reflectors u and the biases b of one stack, or of one per group.
 inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u,
                         const std::optional<at::Tensor>& b) {
+  check_strided(name, x);
+  check_strided("u", u);
+  check_strided("b", b);
   const auto dtype = x.scalar_type();
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
                    "han_stack: ", name, " must be float64, float32, bfloat16 or float16, got ", dtype_name(x));
@@ -64,14 +103,19 @@ inline c10::SymInt sign_bytes(const at::Tensor& x) {
   return chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
 }
 
-// What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device.
+// What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device. Comes after
+// check_stack.
 inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
                         const at::Tensor& u, bool final_abs, std::array<bool, 3> needs) {
+  check_strided("y", y);
+  check_strided("signs", signs);
   TORCH_CHECK_VALUE(!needs[1] || y, "han_stack: y must be given where du is needed, got None");
   if (y) {
     TORCH_CHECK_VALUE(y->sym_sizes() == dy.sym_sizes() && y->scalar_type() == dy.scalar_type(),
                       "han_stack: y must have the shape and dtype of dy (", dy.sym_sizes(), ", ", dtype_name(dy),
                       "), got ", y->sym_sizes(), ", ", dtype_name(*y));
+    TORCH_CHECK_VALUE(y->device() == dy.device(), "han_stack: y must be on the device of dy (", dy.device(), "), got ",
+                      y->device());
   }
   TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
   c10::SymDimVector shape(dy.sym_sizes().begin(), dy.sym_sizes().end() - 1);
@@ -79,6 +123,8 @@ inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y
   shape.push_back(sign_bytes(dy));
   TORCH_CHECK_VALUE(signs.sym_sizes() == c10::SymIntArrayRef(shape), "han_stack: signs must have shape ",
                     c10::SymIntArrayRef(shape), ", got ", signs.sym_sizes());
+  TORCH_CHECK_VALUE(signs.device() == dy.device(), "han_stack: signs must be on the device of dy (", dy.device(),
+                    "), got ", signs.device());
 }
 
 }  // namespace hanops

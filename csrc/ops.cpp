@@ -43,7 +43,7 @@ const auto& backward_op() {
   return op;
 }
 
-// ---- autograd; the ops below it check their arguments
+// ---- autograd; the ops below it check their arguments. Here they only must be tensors that can be asked for gradients
 
 bool requires_grad(const Tensor& t) { return t.requires_grad(); }
 bool requires_grad(const OptionalTensor& t) { return t && t->requires_grad(); }
@@ -102,6 +102,9 @@ struct HanStack : Function<HanStack> {
 };
 
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+  check_strided("x", x);
+  check_strided("u", u);
+  check_strided("b", b);
   if (is_transformed(x, u, b)) return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, true));
   if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs);
   at::AutoDispatchBelowADInplaceOrView guard;
@@ -110,6 +113,9 @@ Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor
 
 std::tuple<Tensor, Tensor> han_stack_forward_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b,
                                                       bool final_abs, bool save) {
+  check_strided("x", x);
+  check_strided("u", u);
+  check_strided("b", b);
   if (is_transformed(x, u, b) || any_requires_grad(x, u, b)) {
     return differentiable_forward_op().call(x, u, b, final_abs, save);
   }
@@ -120,6 +126,11 @@ std::tuple<Tensor, Tensor> han_stack_forward_autograd(const Tensor& x, const Ten
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy, const OptionalTensor& y,
                                                                const Tensor& signs, const Tensor& u,
                                                                const OptionalTensor& b, bool final_abs, Needs needs) {
+  check_strided("dy", dy);
+  check_strided("y", y);
+  check_strided("signs", signs);
+  check_strided("u", u);
+  check_strided("b", b);
   if (is_transformed(dy, y, u, b) || any_requires_grad(dy, y, u, b)) {
     return differentiable_backward_op().call(dy, y, signs, u, b, final_abs, needs);
   }
@@ -142,7 +153,8 @@ Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool
   return std::get<0>(forward_op().call(x, u, b, final_abs, false));
 }
 
-// The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops.py.
+// The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops.py. BackendSelect, which
+// comes before every device, checks the arguments of a direct call; the two ops above go past it.
 const auto& forward_op_of(Backend backend) {
   static const auto reference = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
   static const auto triton = find_op<ForwardSchema>("hanops::han_stack_forward_triton");
@@ -157,12 +169,44 @@ const auto& backward_op_of(Backend backend) {
   return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : reference;
 }
 
+constexpr c10::DispatchKeySet kDevices(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
+
+c10::DispatchKeySet device_of_checked(const Tensor& x) {
+  return c10::impl::computeDispatchKeySet(x.key_set(), kDevices);
+}
+
+template <Backend backend>
+std::tuple<Tensor, Tensor> checked_forward(c10::DispatchKeySet keys, const Tensor& x, const Tensor& u,
+                                           const OptionalTensor& b, bool final_abs, bool save) {
+  check_stack("x", x, u, b);
+  return forward_op_of(backend).redispatch(keys & kDevices, x, u, b, final_abs, save);
+}
+
+template <Backend backend>
+std::tuple<Tensor, Tensor, Tensor> checked_backward(c10::DispatchKeySet keys, const Tensor& dy, const OptionalTensor& y,
+                                                    const Tensor& signs, const Tensor& u, const OptionalTensor& b,
+                                                    bool final_abs, Needs needs) {
+  check_stack("dy", dy, u, b);
+  check_saved(dy, y, signs, u, final_abs, needs);
+  return backward_op_of(backend).redispatch(keys & kDevices, dy, y, signs, u, b, final_abs, needs);
+}
+
+// Every op for nested tensors, which come here even where nothing else of torch is asked: names the one that is nested.
+void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const c10::IValue& value = torch::jit::peek(*stack, i, arguments.size());
+    if (value.isTensor()) check_strided(arguments[i].name().c_str(), value.toTensor());
+  }
+  TORCH_CHECK_TYPE(false, "han_stack: tensors must be strided, got a nested tensor");
+}
+
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
                                              bool save) {
   check_stack("x", x, u, b);
   const Backend backend = select_backend(x, u);
   if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
-  return forward_op_of(backend).call(x, u, b, final_abs, save);
+  return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
@@ -172,7 +216,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   check_saved(dy, y, signs, u, final_abs, needs);
   const Backend backend = select_backend(dy, u);
   if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
-  return backward_op_of(backend).call(dy, y, signs, u, b, final_abs, needs);
+  return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs);
 }
 
 }  // namespace
@@ -186,7 +230,7 @@ constexpr const char* kBackward =
 TORCH_LIBRARY(hanops, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor", tags);
-  for (const char* suffix : {"", "_cuda"}) {
+  for (const char* suffix : {"", "_cuda", "_triton", "_reference"}) {
     m.def(c10::str("han_stack_forward", suffix, kForward).c_str(), tags);
     m.def(c10::str("han_stack_backward", suffix, kBackward).c_str(), tags);
   }
@@ -205,6 +249,24 @@ TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
   m.impl("han_stack", han_stack);
   m.impl("han_stack_forward", han_stack_forward);
   m.impl("han_stack_backward", han_stack_backward);
+}
+
+TORCH_LIBRARY_IMPL(hanops, CompositeImplicitAutogradNestedTensor, m) {
+  m.impl("han_stack", torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());
+  for (const char* suffix : {"", "_cuda", "_triton", "_reference", "_differentiable"}) {
+    for (const char* op : {"han_stack_forward", "han_stack_backward"}) {
+      m.impl(c10::str(op, suffix).c_str(), torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());
+    }
+  }
+}
+
+TORCH_LIBRARY_IMPL(hanops, BackendSelect, m) {
+  m.impl("han_stack_forward_cuda", checked_forward<Backend::kCuda>);
+  m.impl("han_stack_backward_cuda", checked_backward<Backend::kCuda>);
+  m.impl("han_stack_forward_triton", checked_forward<Backend::kTriton>);
+  m.impl("han_stack_backward_triton", checked_backward<Backend::kTriton>);
+  m.impl("han_stack_forward_reference", checked_forward<Backend::kReference>);
+  m.impl("han_stack_backward_reference", checked_backward<Backend::kReference>);
 }
 
 #ifdef HANOPS_CUDA

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from hanops import plain, reference
+from hanops.checks import check_saved, check_stack
 from hanops.plain import across, as_rows, by_layer, length, plus_minus, stacked
 
 
@@ -90,7 +91,8 @@ class _Backward(_SingleLevelFunction):
 
 def han_stack_forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
-    if _has_tangent(x, u, b):
+    if _has_tangent(x, u, b):  # below, the op itself checks its arguments
+        check_stack("x", x, u, b)
         return plain.forward(x, u, b, final_abs, True)
     with enable_single_level_autograd_function():
         y, signs = _Forward.apply(x, u, b, final_abs)  # type: ignore[attr-defined]
@@ -102,6 +104,8 @@ def han_stack_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
     if _has_tangent(dy, y, u, b):
+        check_stack("dy", dy, u, b)
+        check_saved(dy, y, signs, u, final_abs, needs)
         return plain.backward(dy, y, signs, u, b, final_abs, needs)
     with enable_single_level_autograd_function():
         return _Backward.apply(  # type: ignore[attr-defined]
@@ -143,6 +147,8 @@ def double_backward(
     (dx, du, db) are what `han_stack_backward` gives for these arguments; a v that is None counts as 0. All of it can be
     derived again. docs/maths.md has the derivation.
     """
+    if u.shape[-2] == 0:
+        return v_dx, None, None, None  # dx is dy, and du and db are empty
     if v_du is None and v_db is None:
         if v_dx is None:
             return None, None, None, None

@@ -19,13 +19,31 @@ def _fail(kind: type[Exception], message: str) -> None:
     raise kind(f"han_stack: {message}")
 
 
+def check_strided(name: str, t: Tensor | None) -> None:
+    """Checks that t is a strided tensor, which comes before every other check.
+
+    Raises:
+        TypeError: where it is not.
+    """
+    if t is None:
+        _fail(TypeError, f"{name} must be a strided tensor, got None")
+    elif t.is_nested:
+        _fail(TypeError, f"{name} must be a strided tensor, got a nested tensor")
+    elif t.layout != torch.strided:
+        _fail(TypeError, f"{name} must be a strided tensor, got one of layout {t.layout}")
+
+
 def check_stack(name: str, x: Tensor, u: Tensor, b: Tensor | None) -> None:
     """Checks the rows x (called `name` in messages), the reflectors u and the biases b.
 
     Raises:
-        TypeError: for a dtype that does not fit.
+        TypeError: for a dtype that does not fit, or what is no strided tensor.
         ValueError: for a shape or a device that does not fit.
     """
+    check_strided(name, x)
+    check_strided("u", u)
+    if b is not None:
+        check_strided("b", b)
     if x.dtype not in DTYPES:
         _fail(TypeError, f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
     if u.dtype not in (x.dtype, torch.float32):
@@ -66,19 +84,26 @@ def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
 
 
 def check_saved(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, final_abs: bool, needs: Sequence[bool]) -> None:
-    """Checks what the forward saved against dy.
+    """Checks what the forward saved against dy, after `check_stack`.
 
     Raises:
-        TypeError: where signs is not uint8.
-        ValueError: where y is missing, or y or signs has another shape than forward gives.
+        TypeError: where signs is not uint8, or y or signs no strided tensor.
+        ValueError: where y is missing, or y or signs has another shape or device than forward gives.
     """
+    if y is not None:
+        check_strided("y", y)
+    check_strided("signs", signs)
     if needs[1] and y is None:
         _fail(ValueError, "y must be given where du is needed, got None")
     if y is not None and (y.shape != dy.shape or y.dtype != dy.dtype):
         wanted, got = f"{list(dy.shape)}, {dy.dtype}", f"{list(y.shape)}, {y.dtype}"
         _fail(ValueError, f"y must have the shape and dtype of dy ({wanted}), got {got}")
+    if y is not None and y.device != dy.device:
+        _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
     if signs.dtype != torch.uint8:
         _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
     shape = signs_shape(dy, u, final_abs)
     if list(signs.shape) != shape:
         _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
+    if signs.device != dy.device:
+        _fail(ValueError, f"signs must be on the device of dy ({dy.device}), got {signs.device}")

@@ -93,6 +93,7 @@ class _HanStack(torch.autograd.Function):
         w = by_layer(u).to(dtype) / largest / size
         g = as_rows(dy, u).to(dtype, copy=True)
         x = as_rows(y, u).to(dtype, copy=True) if needs_du else None
+        silent = (g == 0).all(-1, keepdim=True) if needs_du else None  # on this device
         dw, db = torch.zeros_like(w), torch.zeros_like(w)
         for layer in reversed(range(u.shape[-2])):
             w_l = w[:, layer, None]
@@ -106,6 +107,12 @@ class _HanStack(torch.autograd.Function):
                 if b is not None:
                     x.sub_(by_layer(b)[:, layer, None])
                 alpha, beta = _total(torch.stack([-_dot(x, w_l), _dot(g, w_l)]), ctx.group)
+                if silent is not None:
+                    # A row whose dy is 0 on all devices adds 0 to du, whatever its y holds. Where dy is 0 here alone,
+                    # others keep the NaN that alpha carries, and it comes back with their next sums.
+                    spoilt, silent = silent & (beta == 0) & ~alpha.isfinite(), None
+                    x.masked_fill_(spoilt, 0)
+                    alpha = alpha.masked_fill(spoilt, 0)
                 x.addcmul_(alpha, w_l, value=2)
                 dw[:, layer] = -2 * (alpha * g).addcmul_(beta, x).sum(-2)
             g.addcmul_(beta, w_l, value=-2)

@@ -29,7 +29,7 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
 
     Raises:
-        TypeError: for a dtype that does not fit.
+        TypeError: for a dtype that does not fit, or what is no strided tensor.
         ValueError: for a shape or a device that does not fit.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
@@ -57,7 +57,7 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         The output, contiguous, of the shape and dtype of x.
 
     Raises:
-        TypeError: for a dtype that does not fit.
+        TypeError: for a dtype that does not fit, or what is no strided tensor.
         ValueError: for a shape or a device that does not fit.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
@@ -66,6 +66,8 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     >>> hanops.han_layer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor([2., 5.])
     """
+    if u is None:
+        raise TypeError("han_layer: u must be a strided tensor, got None")
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
     if b is not None and b.dim() != 1:

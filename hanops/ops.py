@@ -52,11 +52,37 @@ def backward_triton(
 
 _FORWARDS = {"reference": plain.forward, "triton": forward_triton}
 _BACKWARDS = {"reference": plain.backward, "triton": backward_triton}
+
+
+def _checked_forward(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
+        check_stack("x", x, u, b)
+        return run(x, u, b, *flags)
+
+    return forward
+
+
+def _checked_backward(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    def backward(
+        dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    ) -> tuple[Tensor, ...]:
+        check_stack("dy", dy, u, b)
+        check_saved(dy, y, signs, u, final_abs, needs)
+        return run(dy, y, signs, u, b, final_abs, needs)
+
+    return backward
+
+
 for _name in _FORWARDS:
-    library.define(f"han_stack_forward_{_name}{_FORWARD}")
-    library.define(f"han_stack_backward_{_name}{_BACKWARD}")
-    library.impl(f"han_stack_forward_{_name}", _FORWARDS[_name], "CompositeExplicitAutograd")
-    library.impl(f"han_stack_backward_{_name}", _BACKWARDS[_name], "CompositeExplicitAutograd")
+    _forward, _backward = f"han_stack_forward_{_name}", f"han_stack_backward_{_name}"
+    if native is None:
+        library.define(_forward + _FORWARD)
+        library.define(_backward + _BACKWARD)
+        library.impl(_forward, _checked_forward(_FORWARDS[_name]), "CompositeExplicitAutograd")
+        library.impl(_backward, _checked_backward(_BACKWARDS[_name]), "CompositeExplicitAutograd")
+    else:  # csrc/ops.cpp defines them, and checks the arguments
+        library.impl(_forward, _FORWARDS[_name], "CompositeExplicitAutograd")
+        library.impl(_backward, _BACKWARDS[_name], "CompositeExplicitAutograd")
 
 
 # ---- the two ops with every derivative

@@ -84,7 +84,9 @@ def backward(
     wide = by_layer(u).to(dtype)
     w = reference.unit(wide)
     g = as_rows(dy, u).to(dtype)
-    x = as_rows(y, u).to(dtype) if needs_du and y is not None else None
+    x = None
+    if needs_du and y is not None:  # a row whose dy is 0 everywhere adds 0 to du, whatever its y holds
+        x = as_rows(y, u).to(dtype).masked_fill((g == 0).all(-1, keepdim=True), 0)
     dws, dbs = [], []  # of the last layer first
     for layer in reversed(range(u.shape[-2])):
         w_l = w[:, layer, None]
@@ -101,8 +103,8 @@ def backward(
     none = u.new_empty(0)
     return (
         g.reshape(dy.shape).to(dy.dtype, copy=u.shape[-2] == 0).contiguous() if needs_dx else dy.new_empty(0),
-        across(stacked(dws[::-1], wide), wide).reshape(u.shape).to(u.dtype) if needs_du else none,
-        stacked(dbs[::-1], wide).reshape(u.shape).to(u.dtype) if needs_db else none.clone(),
+        across(stacked(dws[::-1], wide), wide).reshape(u.shape).to(u.dtype).contiguous() if needs_du else none,
+        stacked(dbs[::-1], wide).reshape(u.shape).to(u.dtype).contiguous() if needs_db else none.clone(),
     )
 
 

@@ -16,7 +16,7 @@ import torch
 import hanops
 
 ROOT = Path(__file__).parent.parent
-BUILD = ROOT / "build" / "cmake"
+BUILD = Path(os.environ.get("HANOPS_TEST_BUILD", ROOT / "build" / "cmake"))
 
 
 def build(*targets: str) -> None:

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
@@ -101,6 +101,23 @@ struct Packed {
   }
 };
 
+// Grows to the most that its thread's kernels ask for.
+class GrowingScratch final : public Scratch {
+ public:
+  void* reserve(int64_t bytes) override {
+    if (bytes > bytes_) {
+      memory_.clear();
+      memory_ = c10::GetCPUAllocator()->allocate(bytes);
+      bytes_ = bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  at::DataPtr memory_;
+  int64_t bytes_ = 0;
+};
+
 char* offset(const Tensor& t, int64_t elements) {
   return t.defined() ? static_cast<char*>(t.data_ptr()) + elements * t.element_size() : nullptr;
 }
@@ -139,7 +156,7 @@ int64_t most_sums(int64_t rows) {
   return std::clamp<int64_t>(ceil_div(rows, 128), few, 256);
 }
 
-const Kernels* table_of(const std::string& capability) {
+const Kernels* table_of([[maybe_unused]] const std::string& capability) {
 #if defined(HANOPS_X86)
   if (capability == "AVX512") return &AVX512::kTable;
   if (capability == "AVX2") return &AVX2::kTable;
@@ -173,16 +190,15 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   const Kernels& k = kernels();
   const Rows x_rows(x, n.grouped);
   const Packed packed(k, x, u, b, final_abs, n.groups);
-  const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
   const Parts parts(n.rows, k.task_rows(packed.shape), n.rows);  // a unit each
   const int64_t units = parts.count, grain = ceil_div(kForwardGrain, parts.unit * n.features * n.layers);
   at::parallel_for(0, n.groups * units, grain, [&](int64_t begin, int64_t end) {
-    const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
+    GrowingScratch scratch;
     while (begin < end) {
       const int64_t g = begin / units, first = begin % units, last = std::min(units, first + end - begin);
       const Forward call{x_rows.group(g), offset(y, g * n.rows * n.features),
                          save ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
-      k.forward(packed.stack(g, n.groups), call, parts.begin(first), parts.begin(last), scratch.get());
+      k.forward(packed.stack(g, n.groups), call, parts.begin(first), parts.begin(last), scratch);
       begin += last - first;
     }
   });
@@ -197,8 +213,8 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   const auto [needs_dx, needs_du, needs_db] = needs;
   const auto none = [&](const Tensor& like) { return at::empty({0}, like.options()); };
   if (n.layers == 0 || dy.numel() == 0) {
-    return {needs_dx ? dy.clone(at::MemoryFormat::Contiguous) : none(dy), needs_du ? at::zeros_like(u) : none(u),
-            needs_db ? at::zeros_like(u) : none(u)};
+    const auto zeros = [&](bool needed) { return needed ? at::zeros(u.sizes(), u.options()) : none(u); };
+    return {needs_dx ? dy.clone(at::MemoryFormat::Contiguous) : none(dy), zeros(needs_du), zeros(needs_db)};
   }
   Tensor dx = needs_dx ? at::empty(dy.sizes(), dy.options()) : none(dy);
   Tensor du = needs_du ? at::empty(u.sizes(), u.options()) : none(u);
@@ -211,20 +227,19 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   const Packed packed(k, dy, u, b, final_abs, n.groups);
   const bool sums = needs_du || needs_db;
   const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
-  const int64_t scratch_bytes = k.scratch_bytes(packed.shape);
   const Parts split(n.rows, k.task_rows(packed.shape), most_sums(n.rows));
   const int64_t parts = split.count, grain = ceil_div(kBackwardGrain, n.rows / parts * n.features * n.layers);
   const at::DataPtr partials = c10::GetCPUAllocator()->allocate(n.groups * parts * part_bytes);
   const auto partial = [&](int64_t i) { return sums ? static_cast<char*>(partials.get()) + i * part_bytes : nullptr; };
 
   at::parallel_for(0, n.groups * parts, grain, [&](int64_t begin, int64_t end) {
-    const at::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
+    GrowingScratch scratch;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = i / parts, part = i % parts;
       const Backward call{dy_rows.group(g), y_rows ? y_rows->group(g) : Matrix{},
                           bits.const_data_ptr<uint8_t>() + g * n.signs_per_group(),
                           needs_dx ? offset(dx, g * n.rows * n.features) : nullptr, needs_db};
-      k.backward(packed.stack(g, n.groups), call, split.begin(part), split.begin(part + 1), partial(i), scratch.get());
+      k.backward(packed.stack(g, n.groups), call, split.begin(part), split.begin(part + 1), partial(i), scratch);
     }
   });
   if (sums) {

@@ -70,8 +70,24 @@ struct BackwardTile {
           },
           fold);
       dot_gz.finish(-2, minus_beta2 + r0);
-      if constexpr (kDu) dot_p.finish(-2, alpha2 + r0);
+      if constexpr (kDu) {
+        dot_p.finish(-2, alpha2 + r0);
+        for (int r = r0; r < r0 + kAtOnce; ++r) {
+          if (minus_beta2[r] == 0) silence(stack, r);
+        }
+      }
     }
+  }
+
+  // A row whose dy is 0 everywhere goes on from p = 0, and so adds exactly 0 to dw, whatever its y holds.
+  HANOPS_NOINLINE void silence(const Stack& stack, int r) {
+    const auto tile = state;
+    const int64_t vectors = column_vectors<A>(stack.features);
+    Vec<A> sizes(A(0));
+    for (int64_t j = 0; j < vectors; ++j) sizes = sizes + load(tile.at(j, r)).abs();
+    if (sum<A>(sizes) != 0) return;
+    for (int64_t j = 0; j < vectors; ++j) Vec<A>(A(0)).store(tile.at(j, r, 1));
+    alpha2[r] = 0;
   }
 
   // Undoes `layer` and prepares the one below.
@@ -148,16 +164,17 @@ struct BackwardTile {
 
 template <class T, int R, bool kDu, bool kDb>
 void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Accumulate<T>* partials,
-                    Accumulate<T>* scratch) {
+                    Scratch& scratch) {
   using A = Accumulate<T>;
-  const int64_t tile_size = Tile < A, R, kDu ? 2 : 1 > ::size(stack.features);
-  const int64_t side_by_side = tiles_in_cache(tile_size * sizeof(A));
+  using State = BackwardTile<T, R, kDu, kDb>;
+  const TilesInCache<A> cache(scratch, decltype(State::state)::size(stack.features), tiles);
+  const int64_t side_by_side = cache.count();
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);
-    std::optional<BackwardTile<T, R, kDu, kDb>> tile[kMostTiles];
+    std::optional<State> tile[kMostTiles];
     for (int64_t t = 0; t < count; ++t) {
       const int64_t next = std::min(first + t + side_by_side, tiles - 1);
-      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
+      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, cache.tile(t));
       tile[t]->enter(stack, call);
     }
     with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {

@@ -110,17 +110,17 @@ struct ForwardTile {
 
 // Tiles go through the layers side by side: the horizontal sums of one hide behind the columns of the next.
 template <class T, int R, bool kSave>
-void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t tiles, Accumulate<T>* scratch) {
+void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t tiles, Scratch& scratch) {
   using A = Accumulate<T>;
-  const int64_t tile_size = Tile<A, R, 1>::size(stack.features);
-  const int64_t side_by_side = tiles_in_cache(tile_size * sizeof(A));
+  const TilesInCache<A> cache(scratch, Tile<A, R, 1>::size(stack.features), tiles);
+  const int64_t side_by_side = cache.count();
   const Keep<A> keep(true, stack.features), keep_last(stack.final_abs, stack.features);
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);
     std::optional<ForwardTile<T, R>> tile[kMostTiles];
     for (int64_t t = 0; t < count; ++t) {
       const int64_t next = std::min(first + t + side_by_side, tiles - 1);
-      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, scratch + t * tile_size);
+      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, cache.tile(t));
       tile[t]->enter(stack, call.x);
     }
     with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {

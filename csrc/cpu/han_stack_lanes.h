@@ -99,7 +99,7 @@ class LaneSigns {
     const int64_t first = layer * words_ / kWords * kWords;
     const int64_t count = std::clamp<int64_t>(layers_ * words_ - first, 0, kWords);
     for (int g = 0; g < G; ++g) {
-      if (bytes_ == 4 * words_) {
+      if (bytes_ == 4 * words_ && count > 0) {  // a layer without signs may have no memory to point at
         exchange_square<kFetch>(first, count, g);
       } else {
         exchange_bytes<kFetch>(first, count, g);

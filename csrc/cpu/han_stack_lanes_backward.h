@@ -93,20 +93,41 @@ struct BackwardLanes {
       }
     }
   }
+
+  // A row whose dy is 0 everywhere goes on from p = 0, and so adds exactly 0 to dw, whatever its y holds.
+  void silence(int64_t features) {
+    for (int g = 0; g < G; ++g) {
+      if (load(minus_beta2[g]).zero_mask() != 0) silence(features, g);
+    }
+  }
+
+  HANOPS_NOINLINE void silence(int64_t features, int g) {
+    const auto tile = state;
+    const Vec<float> zero(0.f);
+    Vec<float> sizes(0.f);
+    for (int64_t c = 0; c < features; ++c) sizes = sizes + load(tile.at(c, g)).abs();
+    const Vec<float> silent = sizes == zero;
+    const auto clear = [&](float* p) HANOPS_LAMBDA { Vec<float>::blendv(load(p), zero, silent).store(p); };
+    for (int64_t c = 0; c < features; ++c) clear(tile.at(c, g, 1));
+    clear(alpha2[g]);
+  }
 };
 
 template <class T, int G, bool kDu, bool kDb>
-void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, float* scratch) {
+void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
-  float *words = scratch + LaneTile < G, kDu ? 2 : 1 > ::size(features);
-  float* sums = words + LaneSigns<G, const uint8_t>::kSize;
-  BackwardLanes<G, kDu, kDb> tile{{scratch}, {stack, call.signs, row, words}, sums, {}, {}};
-  if constexpr (kDu || kDb)
-    std::memset(sums, 0, layer_size<float>(features) * kGroupRows * sizeof(float));  // columns past `features`
+  using State = BackwardLanes<G, kDu, kDb>;
+  const int64_t state_size = decltype(State::state)::size(features), words_size = decltype(State::signs)::kSize;
+  const int64_t sums_size = kDu || kDb ? layer_size<float>(features) * kGroupRows : 0;
+  float* memory = static_cast<float*>(scratch.reserve((state_size + words_size + sums_size) * sizeof(float)));
+  float *words = memory + state_size, *sums = words + words_size;
+  State tile{{memory}, {stack, call.signs, row, words}, sums, {}, {}};
+  std::memset(sums, 0, sums_size * sizeof(float));  // columns past `features`
   tile.state.template read_rows<T>(call.dy, row, features, 0);
   if constexpr (kDu) tile.state.template read_rows<T>(call.y, row, features, 1);
   tile.signs.fetch(last);
   tile.template pass<false, true>(stack, last + 1, partials);
+  if constexpr (kDu) tile.silence(features);
   for (int64_t layer = last; layer > 0; --layer) {
     if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
     tile.template pass<true, true>(stack, layer, partials);

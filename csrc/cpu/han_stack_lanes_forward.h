@@ -95,10 +95,12 @@ struct ForwardLanes {
 };
 
 template <class T, int G, bool kSave>
-void forward_lanes(const Stack& stack, const Forward& call, int64_t row, float* scratch) {
+void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
   const Keep<float> keep(true, features), keep_last(stack.final_abs, features);
-  ForwardLanes<G> tile{{scratch}, {stack, call.signs, row, scratch + LaneTile<G, 1>::size(features)}, {}};
+  const int64_t state_size = LaneTile<G, 1>::size(features), words_size = kSave ? LaneSigns<G, uint8_t>::kSize : 0;
+  float* memory = static_cast<float*>(scratch.reserve((state_size + words_size) * sizeof(float)));
+  ForwardLanes<G> tile{{memory}, {stack, call.signs, row, memory + state_size}, {}};
   tile.h.template read_rows<T>(call.x, row, features, 0);
   tile.enter(stack);
   for (int64_t layer = 0; layer < last; ++layer) {

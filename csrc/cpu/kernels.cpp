@@ -77,16 +77,6 @@ int64_t for_lane_tiles(int64_t row, int64_t end, F&& f) {
   return row;
 }
 
-int64_t scratch_bytes(const Stack& stack) {
-  const int64_t row = layer_bytes(stack) / 2;  // padded
-  const auto tiles = [&](int64_t bytes) { return bytes * tiles_in_cache(bytes); };
-  const int64_t rows = std::max(tiles(kForwardRows * row), tiles(2 * kBackwardRows * row)) + 64;
-  if (!rows_in_lanes(stack)) return rows;
-  const int64_t state = LaneTile<kLaneGroups, 2>::size(stack.features);
-  const int64_t words = LaneSigns<kLaneGroups, uint8_t>::kSize, sums = kGroupRows * layer_size<float>(stack.features);
-  return std::max<int64_t>(rows, (state + words + sums) * sizeof(float));
-}
-
 int64_t task_rows(const Stack& stack) {
   return rows_in_lanes(stack) ? kGroupRows : kBackwardRows;  // the smaller: threads share few rows evenly
 }
@@ -107,25 +97,24 @@ void reduce(const Stack& stack, const Gradients& gradients, int64_t layer, void*
   });
 }
 
-void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end, void* scratch) {
+void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end, Scratch& scratch) {
   with_storage(stack.storage, [&](auto t) {
     with_flag(call.signs != nullptr, [&](auto save) {
       if constexpr (!std::is_same_v<decltype(t), double>) {
         if (rows_in_lanes(stack)) {
           begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-            forward_lanes<decltype(t), groups, save>(stack, call, row, static_cast<float*>(scratch));
+            forward_lanes<decltype(t), groups, save>(stack, call, row, scratch);
           });
         }
       }
       for_row_groups<kForwardRows>(begin, end, [&](auto rows, int64_t row, int64_t tiles) {
-        using T = decltype(t);
-        forward_tiles<T, rows, save>(stack, call, row, tiles, static_cast<Accumulate<T>*>(scratch));
+        forward_tiles<decltype(t), rows, save>(stack, call, row, tiles, scratch);
       });
     });
   });
 }
 
-void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, void* scratch) {
+void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, Scratch& scratch) {
   if (partial) std::memset(partial, 0, stack.layers * layer_bytes(stack));
   with_storage(stack.storage, [&](auto t) {
     with_flag(call.y.data != nullptr, [&](auto du) {
@@ -133,15 +122,13 @@ void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t e
         if constexpr (!std::is_same_v<decltype(t), double>) {
           if (rows_in_lanes(stack)) {
             begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-              backward_lanes<decltype(t), groups, du, db>(stack, call, row, static_cast<float*>(partial),
-                                                          static_cast<float*>(scratch));
+              backward_lanes<decltype(t), groups, du, db>(stack, call, row, static_cast<float*>(partial), scratch);
             });
           }
         }
         const auto run = [&](auto rows, int64_t row, int64_t tiles) {
           using T = decltype(t);
-          using A = Accumulate<T>;
-          backward_tiles<T, rows, du, db>(stack, call, row, tiles, static_cast<A*>(partial), static_cast<A*>(scratch));
+          backward_tiles<T, rows, du, db>(stack, call, row, tiles, static_cast<Accumulate<T>*>(partial), scratch);
         };
         if constexpr (kManyRegisters && du) {
           if (three_rows_fit_better(stack)) return for_row_groups<3>(begin, end, run);
@@ -167,16 +154,8 @@ void fma_loop(int64_t iterations) {
 
 }  // namespace
 
-extern const Kernels kTable = {C10_STRINGIZE(CPU_CAPABILITY),
-                               kLanes<float>,
-                               layer_bytes,
-                               scratch_bytes,
-                               task_rows,
-                               pack,
-                               forward,
-                               backward,
-                               reduce,
-                               fma_loop};
+extern const Kernels kTable = {
+    C10_STRINGIZE(CPU_CAPABILITY), kLanes<float>, layer_bytes, task_rows, pack, forward, backward, reduce, fma_loop};
 
 }  // namespace CPU_CAPABILITY
 }  // namespace hanops::cpu

@@ -57,22 +57,32 @@ struct Gradients {
   void* db;
 };
 
+// One thread's memory for tiles. A kernel asks for it where it lays its tiles out: nobody else knows their size.
+class Scratch {
+ public:
+  // At least `bytes`, aligned to 64. What the memory held is lost.
+  virtual void* reserve(int64_t bytes) = 0;
+
+ protected:
+  ~Scratch() = default;
+};
+
 // One instruction set's functions. The caller owns the memory and the threads.
 struct Kernels {
   const char* name;
   int64_t lanes;  // float32 elements in a vector
 
-  int64_t (*layer_bytes)(const Stack& stack);    // of `packed`, and of a partial sum of dw and db, for one layer
-  int64_t (*scratch_bytes)(const Stack& stack);  // for one thread's tiles, either direction
-  int64_t (*task_rows)(const Stack& stack);      // a task is this many rows or a multiple
+  int64_t (*layer_bytes)(const Stack& stack);  // of `packed`, and of a partial sum of dw and db, for one layer
+  int64_t (*task_rows)(const Stack& stack);    // a task is this many rows or a multiple
 
   void (*pack)(const Stack& stack, const Parameters& parameters, int64_t layer);
 
   // Rows [begin, end) through all layers.
-  void (*forward)(const Stack& stack, const Forward& call, int64_t begin, int64_t end, void* scratch);
+  void (*forward)(const Stack& stack, const Forward& call, int64_t begin, int64_t end, Scratch& scratch);
 
   // Rows [begin, end) back through all layers; their dw and db replace what `partial` holds (null: none wanted).
-  void (*backward)(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, void* scratch);
+  void (*backward)(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial,
+                   Scratch& scratch);
 
   // du and db of one layer from `parts` partial sums, added in order into the first.
   void (*reduce)(const Stack& stack, const Gradients& gradients, int64_t layer, void* partials, int64_t parts);

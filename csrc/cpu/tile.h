@@ -185,9 +185,24 @@ void for_row_groups(int64_t row, int64_t end, F&& f) {
   if constexpr (R > 1) for_row_groups<R / 2>(row + groups * R, end, f);
 }
 
-// How many tiles of `bytes` go through the layers side by side.
+// Up to kMostTiles tiles of one size, as many as fit in L1, which go through the layers side by side.
 constexpr int64_t kMostTiles = 4, kCacheBytes = 32 << 10;
-inline int64_t tiles_in_cache(int64_t bytes) { return std::clamp<int64_t>(kCacheBytes / bytes, 1, kMostTiles); }
+
+template <class A>
+class TilesInCache {
+ public:
+  // Tiles of `size` elements, of which a caller has `tiles` to take through.
+  TilesInCache(Scratch& scratch, int64_t size, int64_t tiles)
+      : size_(size), count_(std::min(std::clamp<int64_t>(kCacheBytes / (size * sizeof(A)), 1, kMostTiles), tiles)) {
+    data_ = static_cast<A*>(scratch.reserve(count_ * size * sizeof(A)));
+  }
+  int64_t count() const { return count_; }
+  A* tile(int64_t t) const { return data_ + t * size_; }
+
+ private:
+  int64_t size_, count_;
+  A* data_;
+};
 
 }  // namespace CPU_CAPABILITY
 }  // namespace hanops::cpu

@@ -16,10 +16,11 @@ from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
 from sklearn.datasets import load_digits
 from sweep import Data, Recipe, Run, State, class_accuracy, cross_entropy, train
-from torch import Tensor, nn
+from torch import Tensor
 
 from hanops import HanStack
 from hanops.models import FCNet, Network
+from hanops.models.layers import start_orthogonal
 
 CLASSES = 10
 BATCH = 256
@@ -52,7 +53,7 @@ class HanClassifier(Network):
         stack = HanStack(width, depth, groups=groups, device=device, dtype=dtype)
         super().__init__([stack], (width, width, depth, CLASSES), groups, device, dtype)
         if groups is None:
-            nn.init.orthogonal_(self.out.weight)
+            start_orthogonal(self.out.weight)
 
     def _like(self, groups: int | None) -> HanClassifier:
         _, width, depth, _ = self.sizes

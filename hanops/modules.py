@@ -23,7 +23,7 @@ class HanStack(nn.Module):
         bias: False leaves out b.
         final_abs: False leaves the last layer without its absolute value.
         device: where the parameters are made.
-        dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any but float64.
+        dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any of the four.
 
     Attributes:
         u: reflectors, (depth, features) or (groups, depth, features). The output does not depend on their scale.

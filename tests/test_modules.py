@@ -40,6 +40,13 @@ def test_dtypes(dtype):
     assert moved(torch.randn(2, 16, dtype=dtype)).dtype == dtype
 
 
+def test_float32_parameters_take_any_type():
+    assert "float32 parameters take any of the four" in hanops.HanStack.__doc__
+    stack = hanops.HanStack(16, 3)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        assert stack(torch.randn(2, 16, dtype=dtype)).dtype == dtype
+
+
 def test_groups():
     stack = hanops.HanStack(16, 3, groups=5)
     assert stack.u.shape == stack.b.shape == (5, 3, 16)

@@ -10,8 +10,8 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench bench-compare results report paper paper-full gpu gpu-build gpu-test gpu-tools gpu-bench kernels test \
-	lint format clean build sdist help
+.PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test lint format \
+	clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -49,49 +49,35 @@ bench-compare: $(if $(BASE),build)  ## this tree's times against those of revisi
 	@$(PY) benchmarks/compare.py "$(BASE)" $(if $(TESTS),--tests $(TESTS)) \
 		$(if $(SECONDS_PER_ROW),--seconds $(SECONDS_PER_ROW)) $(if $(JSON),--json "$(JSON)")
 
-# On a GPU: PYTHON's own packages and no network. What is measured is rewritten after each row, RESUME=1 goes on.
+# On a GPU: PYTHON's own packages and no network. Two calls, of 6 and 4 minutes; benchmarks/gpu.py says what they run.
 DEVICE ?= cuda
 OUT ?= $(if $(filter cpu,$(DEVICE)),build/rehearsal,benchmarks/results)
-GPU_PYTHON = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON))
-GPU_TESTS ?= $(if $(filter cpu,$(DEVICE)),tests/test_han_stack_backward.py -k training,tests)
-GPU_CMAKE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
-CAPABILITY = $(GPU_PYTHON) -c "import torch; c = torch.cuda.get_device_capability(); print(f'{c[0]}.{c[1]}')"
+GPU = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON)) benchmarks/gpu.py
+GPU_OPTIONS = --out "$(OUT)" $(if $(filter cpu,$(DEVICE)),--rehearse) $(if $(PROGRAMS),--programs $(PROGRAMS))
+REHEARSED = $(if $(filter cpu,$(DEVICE)),build)
 
-gpu:  ## on a machine with an NVIDIA GPU, all of the following; DEVICE=cpu rehearses
-	@status=0; for verb in gpu-build gpu-test gpu-tools gpu-bench; do \
-		$(MAKE) --no-print-directory $$verb || status=$$?; \
-	done; exit $$status
+gpu: $(REHEARSED)  ## test and measure on an NVIDIA GPU, to OUT: gpu-first and gpu-second; DEVICE=cpu rehearses
+	@$(GPU) first second $(GPU_OPTIONS)
 
-gpu-build: $(if $(filter cpu,$(DEVICE)),build)  ## build the native code for this machine's GPU
-	@echo "==> building what this machine can build"
-	@export TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(CAPABILITY) 2>/dev/null)}"; \
-	$(GPU_PYTHON) setup.py --quiet build_ext --inplace || \
-		echo "==> no native code: the ops run from Python, on Triton's kernels"
+gpu-first: $(REHEARSED)  ## in 6 minutes: times of the kernels, sanitizers, CUDA tests, counters, main benchmarks
+	@$(GPU) first $(GPU_OPTIONS)
 
-gpu-test: gpu-build  ## test every path on the GPU
-	@echo "==> tests on $(DEVICE)"
-	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest $(GPU_TESTS) -q --device $(DEVICE)
+gpu-second: $(REHEARSED)  ## in 4 minutes: Triton tests, more benchmarks, PROGRAMS="A B" (two builds) compared
+	@$(GPU) second $(GPU_OPTIONS)
 
-gpu-tools: gpu-build  ## run the CUDA kernels under compute-sanitizer and Nsight Compute, where they are
-	@echo "==> NVIDIA's tools, to $(OUT)"
-	@if test $(DEVICE) = cpu; then program=emulated_profile; options=; else program=han_stack_profile; \
-		case $$($(CAPABILITY)) in 8.*) options=80;; 9.*) options=90;; *) options=100;; esac; fi; \
-	$(GPU_CMAKE) -S . -B build/cmake $${options:+-DHANOPS_PROFILE=$$options} > build/cmake/profile.log && \
-	$(GPU_CMAKE) --build build/cmake --target $$program >> build/cmake/profile.log || \
-		{ tail -20 build/cmake/profile.log; exit 1; }; \
-	$(GPU_PYTHON) benchmarks/gpu_tools.py build/cmake/$$program --results $(OUT) \
-		$(if $(filter cpu,$(DEVICE)),--rehearse)
-
-gpu-bench: gpu-build  ## measure on the GPU, for at most 8 minutes
-	@echo "==> measurements, to $(OUT)"
-	@TRITON_INTERPRET=$(if $(filter cpu,$(DEVICE)),1,0) $(GPU_PYTHON) -m pytest benchmarks/bench_han_stack.py \
-		--benchmark-only --benchmark-columns=median,iqr,rounds -q --device $(DEVICE) --suite $(SUITE) \
-		$(if $(filter cpu,$(DEVICE)),--rehearse) --results $(OUT) --seconds 480 $(if $(RESUME),--resume)
+gpu-ship: build  ## compile the profile program for another machine's GPU, to build/gpu; needs nvcc
+	@$(PY) benchmarks/prepare.py --ship
 
 kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, stack frames and spills
-	@$(GPU_CMAKE) --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
 		{ cat build/cmake/kernels.log; exit 1; }
 	@$(PY) csrc/cuda/resources.py build/cmake/cuda/sm_80.txt build/cmake/cuda/sm_90.txt build/cmake/cuda/sm_100.txt
+
+TORCH ?= 2.11.0
+.PHONY: cuda-check
+cuda-check:  ## build with nvcc against CUDA's TORCH=2.11.0 (5 GB), test without a GPU; CUDA_PYTHON, ONLY=build, SHIP=DIR
+	@$(PYTHON) tests/cuda_check.py --torch $(TORCH) $(if $(CUDA_PYTHON),--python $(CUDA_PYTHON)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(SHIP),--out $(SHIP)) --workers $(WORKERS)
 
 WORKERS ?= 2
 

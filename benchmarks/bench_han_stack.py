@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import emulation
 import pytest
 import torch
-from cases import COPY, DEEP, EAGER, OTHERS, OWN, Case, Group
+from cases import COPY, DEEP, EAGER, GRAPH, OTHERS, OWN, Case, Group
 from ceilings import Ceilings
 from interleave import Replay
-from measure import peaks_on_cpu, saved_bytes, time_case
+from measure import Timed, peaks_on_cpu, saved_bytes, time_case
 from ratios import Samples, ratio_interval
 from rivals import build, fits
 
@@ -27,23 +27,22 @@ def preferred(case: Case, device: torch.device) -> str:
     return backends.select(device, case.dtype, case.features, case.layers, case.elements // case.features)
 
 
-def rivals_of(group: Group, case: Case, device: torch.device, rehearsal: bool) -> dict[str, str | None]:
-    """Returns the rivals that fit a case, and for each the backend that it asks for."""
+def rivals_of(names: Collection[str], case: Case, device: torch.device, rehearsal: bool) -> dict[str, str | None]:
+    """Returns those of the rivals that fit a case, and for each the backend that it asks for."""
     if rehearsal and emulation.available():
         emulation.load()
     here: dict[str, str | None] = {}
-    for name in group.rivals:
+    for name in names:
         backend = name.removeprefix(f"{OWN}, ") if name in OTHERS else None
         elsewhere = backend is not None and (backends.missing(backend) or backend == preferred(case, device))
-        for_float32 = name.endswith("TF32") and case.dtype != torch.float32
-        if fits(name, case, device) and not elsewhere and not for_float32:
+        if fits(name, case, device) and not elsewhere:
             here[name] = backend
     return here
 
 
 def figures(case: Case, name: str, way: str, samples: Samples, ceilings: Ceilings, device: str) -> dict[str, object]:
     """Returns what a row says beside its times."""
-    direction = way.removesuffix(", graph")
+    direction = way.removesuffix(GRAPH)
     seconds = statistics.median(samples[f"{name}, {way}"])
     found: dict[str, object] = {}
     if name == OWN:
@@ -51,12 +50,17 @@ def figures(case: Case, name: str, way: str, samples: Samples, ceilings: Ceiling
     own = samples.get(f"{OWN}, {way}")
     if own is not None and name != OWN:
         found["ratio"], found["ratio_noise"] = ratio_interval(samples[f"{name}, {way}"], own)
-    if name.startswith(OWN) or name == COPY:
+    if name == COPY:
+        found["bytes_moved"] = case.bytes_moved("forward")
+        found["bytes_per_s"] = case.bytes_moved("forward") / seconds
+    elif name.startswith(OWN):
         moved = case.bytes_moved(direction)
         found |= {"bytes_moved": moved, "bytes_per_s": moved / seconds}
-        if name != COPY:
-            found["element_layers_per_s"] = case.element_layers / seconds
-            found |= ceilings.shares(device, direction, moved, case.element_layers, seconds)
+        found["element_layers_per_s"] = case.element_layers / seconds
+        found |= ceilings.shares(device, direction, case, seconds)
+        if f"{COPY}, forward" in samples:
+            copy = samples[f"{COPY}, forward{way.removeprefix(direction)}"]
+            found["copies"], found["copies_noise"] = ratio_interval(samples[f"{name}, {way}"], copy)
     return found
 
 
@@ -70,19 +74,21 @@ def peaks(timed: Callable[..., dict[str, list[int]]]) -> Callable[[Group, str], 
     return measured
 
 
-def test_group(timed, report, ceilings, peaks, device, rehearsal, group, case, rival, way):
-    samples, gpu_peaks = timed(
-        f"{group.name} {case}",
-        lambda: time_case(
-            case, rivals_of(group, case, device, rehearsal), group.directions, device, group.seconds, rehearsal
-        ),
-    )
+def test_group(timed, report, ceilings, peaks, selected, device, rehearsal, group, case, rival, way):
+    def measure() -> Timed:
+        names, ways = selected(group, case)
+        return time_case(case, rivals_of(names, case, device, rehearsal), ways, device, group.seconds, rehearsal)
+
+    name = f"{group.name} {case}"
+    found = timed(name, measure)
     row = f"{rival}, {way}"
-    if row not in samples:
+    if row not in found.samples:
+        if rival in found.failed:
+            pytest.fail(found.failed[rival], pytrace=False)
         pytest.skip("not for this case, or not here")
-    info = figures(case, rival, way, samples, ceilings, device.type)
-    if row in gpu_peaks:
-        info["peak_bytes"] = gpu_peaks[row]
+    info = figures(case, rival, way, found.samples, ceilings, device.type)
+    if row in found.peaks:
+        info["peak_bytes"] = found.peaks[row]
     if rival in MEMORY and way == "both" and group.name in ("depth", "stack", "small networks"):
         info["saved_bytes"] = saved_bytes(build(rival, case, device), case.input(device=device))
         info["saved_least"] = case.elements * case.dtype.itemsize + case.bits
@@ -90,7 +96,7 @@ def test_group(timed, report, ceilings, peaks, device, rehearsal, group, case, r
             info["peak_bytes"] = peaks(group, rival)[group.cases.index(case)]
     report(
         f"{group.name}: {case}, {way}",
-        samples[row],
+        found.samples[row],
         kind="group",
         group=group.name,
         case=str(case),
@@ -101,5 +107,6 @@ def test_group(timed, report, ceilings, peaks, device, rehearsal, group, case, r
         layers=case.layers,
         dtype=case.dtype_name,
         device=device.type,
+        **timed.about[name],
         **info,
     )

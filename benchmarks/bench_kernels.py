@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case
+from cases import DTYPES, Case
 from interleave import Replay, interleave
 from ratios import Samples
 
 import hanops
 from hanops.profile import FLOORS
+from hanops.reference import arithmetic_dtype
 
 pytestmark = [
     pytest.mark.benchmark(timer=Replay.clock),
@@ -20,6 +22,11 @@ pytestmark = [
 
 CASES = [Case(256, 256, 64), Case(256, 1024, 64), Case(4096, 256, 16), Case(4096, 1024, 16)]
 KERNELS = FLOORS["cpu"]  # vector operations per vector of columns and layer
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    dtype = DTYPES[metafunc.config.getoption("--dtype") or "float32"]
+    metafunc.parametrize("case", [replace(case, dtype=dtype) for case in CASES], ids=str)
 
 
 def time_kernels(case: Case) -> Samples:
@@ -50,12 +57,12 @@ def time_kernels(case: Case) -> Samples:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("case", CASES, ids=str)
 def test_share_of_the_ceiling(timed, report, device, rehearsal, case, kernel):
     if device.type != "cpu" or rehearsal:
         pytest.skip("of the CPU's kernels")
     samples = timed(f"kernels {case}", lambda: time_kernels(case))
-    vectors = case.element_layers / hanops.ops.native.build_info()["float32_lanes"]
+    lanes = hanops.ops.native.build_info()["float32_lanes"] * 4 // arithmetic_dtype(case.dtype).itemsize
+    vectors = case.element_layers / lanes
     shares = [
         KERNELS[kernel] * vectors / (seconds * rate)
         for seconds, rate in zip(samples[kernel], samples["rates"], strict=True)

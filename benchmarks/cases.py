@@ -9,11 +9,13 @@ from torch import Tensor
 
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 
-OWN, LINEAR, DEEP = "HanStack", "Linear + ReLU", "Linear + ReLU, as deep"
+OWN, LINEAR, DEEP, SLIM = "HanStack", "Linear + ReLU", "Linear + ReLU, as deep", "Linear + ReLU, as many parameters"
 EAGER, COMPILED, HOUSEHOLDER, COPY = "eager Han", "compiled eager Han", "householder_product", "copy"
+TUNED = f"{COMPILED}, max-autotune"
 OTHERS = tuple(f"{OWN}, {backend}" for backend in ("cuda", "triton", "reference"))  # than the one that 'auto' takes
-COMPILE = ", torch.compile"
-TF32 = tuple(f"{name}, TF32" for name in (LINEAR, DEEP))
+COMPILE, GRAPH, TF32, BF16 = ", torch.compile", ", graph", ", TF32", ", bf16"
+DENSE = (LINEAR, DEEP, SLIM)
+LOWER = tuple(f"{name}{precision}" for name in DENSE for precision in (TF32, BF16))  # float32 cases on tensor cores
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Case:
         """Bytes of one bit per element and layer."""
         return self.elements // self.features * self.layers * -(-self.features // 8)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether a GPU may wait for the launches of its kernels: then it is also timed as a CUDA graph."""
+        return self.element_layers < 2**26
+
     def bytes_moved(self, direction: str) -> int:
         """Returns the bytes that cannot be avoided: x and y; y, dy, dx and the bits; both, with the bits twice."""
         tensor = self.elements * self.dtype.itemsize
@@ -87,6 +94,18 @@ class Group:
     rivals: tuple[str, ...]
     directions: tuple[str, ...] = ("forward", "backward", "both")
     seconds: float = 1.0
+
+    def rows(self, case: Case, on_gpu: bool) -> list[tuple[str, str]]:
+        """Returns what is measured of a case, as (rival, way): a way is a direction, on a GPU also one in a graph."""
+        graphs = on_gpu and case.is_short
+        copies = [("forward", True), (f"forward{GRAPH}", graphs)] if COPY in self.rivals else []
+        ways = [
+            way
+            for direction in self.directions
+            for way in (direction, *([f"{direction}{GRAPH}"] if graphs and direction in ("forward", "both") else []))
+        ]
+        own = [(rival, way) for way in ways for rival in self.rivals if rival != COPY]
+        return [*((COPY, way) for way, wanted in copies if wanted), *own]
 
 
 def powers(first: int, last: int, step: int = 2) -> list[int]:
@@ -125,25 +144,29 @@ def cpu_groups(full: bool) -> list[Group]:
 
 
 def gpu_groups(full: bool) -> list[Group]:
-    """Returns what is measured on a GPU, the most telling first: a short loan of one may end at any row."""
+    """Returns what is measured on a GPU, the most telling first: a short loan of one may end at any row.
+
+    A copy of the input takes its turns in every group, as the yardstick.
+    """
     storage = (torch.bfloat16, torch.float32)
-    own = (OWN, *OTHERS[:2])
-    rivals = (*own, LINEAR, DEEP, *TF32, EAGER, COMPILED)
+    own = (COPY, OWN, *OTHERS[:2])
+    rivals = (*own, *DENSE, *LOWER, EAGER, COMPILED, TUNED)
     sweep = (*own, LINEAR, DEEP)
     copies = tuple(Case(2**26 // d, d, 1, t) for d in (1024, 4096, 256) for t in storage)
     stacks = tuple(Case(2**25 // d, d, 16, t) for d in (1024, 4096, 256) for t in storage)
     small = (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20), Case(1, 1024, 16, torch.bfloat16))
     widths = (30, *powers(64, 65536, 2 if full else 4))
+    depths, batches = powers(1, 64, 2 if full else 4), powers(1, 65536, 2 if full else 8)
     return [
-        Group("one layer", copies, (COPY, *own), ("forward", "both"), 2.0),
-        Group("kernels", (Case(65536, 1024, 16, torch.bfloat16), Case(65536, 1024, 16)), own, seconds=2.0),
-        Group("small networks", small, rivals, ("both",), 3.0),
+        Group("one layer", copies, own, ("forward", "both")),
+        Group("kernels", (Case(65536, 1024, 16, torch.bfloat16), Case(65536, 1024, 16)), own, seconds=1.5),
+        Group("small networks", small, rivals, ("both",), 1.5),
         Group("stack", stacks, rivals, ("both",), 3.0),
         Group("training step", (Case(8192, 1024, 16),), rivals, ("step",), 2.0),
-        Group("torch.compile", (*small[:1], *stacks[:1]), (OWN, f"{OWN}{COMPILE}"), ("forward", "both"), 2.0),
-        Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep),
-        Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in powers(1, 64, 2 if full else 4)), sweep),
-        Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in powers(1, 65536, 2 if full else 8)), sweep),
+        Group("torch.compile", (*small[:1], *stacks[:1]), (*own[:2], f"{OWN}{COMPILE}"), ("forward", "both"), 2.0),
+        Group("width", tuple(Case(2**23 // d, d, 16, torch.bfloat16) for d in widths), sweep, seconds=0.7),
+        Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in depths), sweep, seconds=0.7),
+        Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in batches), sweep, seconds=0.7),
         Group("groups", (Case(1024, 256, 16, groups=64),), (*own, EAGER), ("forward", "both")),
         Group("tokens", (Case(256, 196, 2, channels=512),), (*own, LINEAR, EAGER), ("forward", "both")),
     ]
@@ -155,7 +178,7 @@ def groups_of(device: str, suite: str, dtype: torch.dtype | None) -> list[Group]
     changed = []
     for group in groups:
         cases = list(group.cases)
-        if dtype is not None and group.name != "storage":
+        if dtype is not None:
             cases = [replace(case, dtype=dtype) for case in cases]
         if device == "rehearsal":
             cases = [case.rehearsed() for case in cases[:2]]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from cases import Case
 
 from hanops import profile
 
@@ -17,17 +18,20 @@ class Ceilings:
     copy_bytes_per_s: float
     operations_per_s: float
 
-    def shares(self, device: str, direction: str, bytes_moved: int, layers: int, seconds: float) -> dict[str, object]:
+    def shares(self, device: str, direction: str, case: Case, seconds: float) -> dict[str, object]:
         """Returns the shares of both limits that a time reaches, and which limit is the nearer.
 
-        direction: one of a stack on its own; a training step has other work in it. layers: elements times layers.
+        direction: one of a stack on its own; a training step has other work in it. A stack in float64 has no share of
+        the multiply-adds, which are float32.
         """
         floors = profile.FLOORS[device]
         operations = {**floors, "both": floors["forward with bits"] + floors["backward"]}.get(direction)
         if operations is None:
             return {}
-        of_copy = bytes_moved / self.copy_bytes_per_s / seconds
-        of_operations = operations * layers / self.operations_per_s / seconds
+        of_copy = case.bytes_moved(direction) / self.copy_bytes_per_s / seconds
+        if case.dtype == torch.float64 or math.isnan(self.operations_per_s):
+            return {"share_of_copy": of_copy}
+        of_operations = operations * case.element_layers / self.operations_per_s / seconds
         return {
             "share_of_copy": of_copy,
             "share_of_instructions": of_operations,

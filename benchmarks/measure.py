@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from cases import COPY, Case
+from cases import COPY, GRAPH, TF32, Case
 from interleave import interleave
 from ratios import Samples
-from rivals import build
+from rivals import build, stored
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -49,7 +51,7 @@ def with_tf32(call: Call) -> Call:
 
 def in_settings(call: Call, name: str, backend: str | None) -> Call:
     """Returns a rival's call on the backend, and with the precision, that it asks for."""
-    call = with_tf32(call) if name.endswith(", TF32") else call
+    call = with_tf32(call) if name.endswith(TF32) else call
     return on_backend(backend, call) if backend else call
 
 
@@ -84,7 +86,7 @@ def call_of(module: nn.Module, direction: str, x: Tensor, dy: Tensor) -> Call:
     return step
 
 
-def rotated(calls: list[Call]) -> Call:
+def rotated(calls: Sequence[Call]) -> Call:
     """Returns a call of the next of several equal calls, so that inputs do not stay in a GPU's L2."""
     turn = 0
 
@@ -96,60 +98,113 @@ def rotated(calls: list[Call]) -> Call:
     return call
 
 
-def replayed(call: Call) -> Call:
-    """Returns a call as the replay of a CUDA graph."""
+def replayed(calls: Sequence[Call]) -> Call:
+    """Returns the replay of one CUDA graph of all of several equal calls, one after the other."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for call in [*calls, *calls]:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
+        for call in calls:
+            call()
     return graph.replay
+
+
+def input_sets(case: Case, device: torch.device) -> int:
+    """Returns how many inputs take turns: on a GPU as many as are twice its L2, up to 16."""
+    if device.type != "cuda":
+        return 1
+    l2 = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(16, -(-2 * l2 // max(1, case.elements * case.dtype.itemsize))))
+
+
+@dataclass
+class Timed:
+    """Samples in seconds, and a GPU's peaks of memory in bytes, by 'rival, way'; what went wrong, by rival."""
+
+    samples: Samples = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def calls_of(
+    case: Case, name: str, backend: str | None, ways: Collection[str], inputs: list[tuple[Tensor, Tensor]]
+) -> dict[str, list[Call]]:
+    """Returns, by way, a rival's call for each of the inputs, pairs of x and dy."""
+    if name == COPY:
+        each: list[Call] = [partial(dy.copy_, x.detach()) for x, dy in inputs]
+        return {"forward": each, **({f"forward{GRAPH}": each} if any(way.endswith(GRAPH) for way in ways) else {})}
+    module = build(name, case, inputs[0][0].device)
+    with hanops.use_backend(backend) if backend else nullcontext():
+        made = {d: [call_of(module, d, x, dy) for x, dy in inputs] for d in {way.removesuffix(GRAPH) for way in ways}}
+    return {way: [in_settings(call, name, backend) for call in made[way.removesuffix(GRAPH)]] for way in ways}
 
 
 def time_case(
     case: Case,
     names: Mapping[str, str | None],
-    directions: tuple[str, ...],
+    ways: Collection[str],
     device: torch.device,
     seconds: float,
     rehearsal: bool = False,
-) -> tuple[Samples, dict[str, int]]:
-    """Times all rivals of a case in all directions in turns; returns samples and peaks of memory by 'rival, direction'.
+) -> Timed:
+    """Times all rivals of a case in all ways in turns. A rival that cannot be built or called is left out, and named.
 
-    names: rivals, each with the backend to run on, or None for the preferred one. On a GPU launch-bound calls are also
-    timed as replays of a CUDA graph, under ', graph', and inputs take turns where they would fit the L2.
+    Args:
+        case: what is measured.
+        names: rivals, each with the backend to run on, or None for the preferred one.
+        ways: directions, and on a GPU those that are also timed in a CUDA graph, with ', graph'. Inputs take turns in
+            both, so that they do not stay in the L2.
+        device: where.
+        seconds: of measuring, about, warm-up aside.
+        rehearsal: whether a few rounds will do.
     """
     on_gpu = device.type == "cuda"
-    l2 = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else 0
-    copies = 1 if not on_gpu else max(1, min(8, 2 * l2 // max(1, case.elements * case.dtype.itemsize * 2)))
-    inputs = [(case.input(device=device), case.input(grad=False, device=device)) for _ in range(copies)]
+    sets = input_sets(case, device)
+    inputs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     calls: dict[str, Call] = {}
-    peaks: dict[str, int] = {}
+    found = Timed()
+
+    def made(name: str, backend: str | None) -> dict[str, list[Call]]:
+        own = stored(name, case)
+        if own.dtype not in inputs:
+            inputs[own.dtype] = [(own.input(device=device), own.input(grad=False, device=device)) for _ in range(sets)]
+        return calls_of(own, name, backend, ways, inputs[own.dtype])
+
+    def ready(row: str, each: list[Call]) -> Call:
+        if row.endswith(GRAPH):
+            return replayed(each)
+        call = rotated(each)
+        if on_gpu:
+            found.peaks[row] = peak_on_gpu(call)
+        else:
+            call()
+        return call
+
+    if any("compile" in name for name in names):
+        torch.compiler.reset()  # drops what was compiled for another case's shape
     for name, backend in names.items():
-        module = build(name, case, device)
-        for direction in directions:
-            row = f"{name}, {direction}"
-            if name == COPY:
-                if direction == "forward":
-                    calls[row] = rotated([partial(dy.copy_, x.detach()) for x, dy in inputs])
-                continue
-            with hanops.use_backend(backend) if backend else nullcontext():
-                each = [call_of(module, direction, x, dy) for x, dy in inputs]
-            call = in_settings(rotated(each), name, backend)
-            calls[row] = call
-            if on_gpu:
-                peaks[row] = peak_on_gpu(call)
-                if direction in ("forward", "both") and case.element_layers < 2**26:
-                    calls[f"{row}, graph"] = replayed(in_settings(each[0], name, backend))
+        row = f"{name}, build"
+        try:
+            each_way = made(name, backend)
+            for way in sorted(each_way, key=lambda way: way.endswith(GRAPH)):
+                row = f"{name}, {way}"
+                calls[row] = ready(row, each_way[way])
+        except Exception:  # an error itself would keep the memory of the frames that it came through
+            found.failed[name] = f"{row}:\n{traceback.format_exc()}"
     if rehearsal:
-        return interleave(calls, 0.0, warmup=1, least=2, turn=0), peaks
-    if on_gpu:
-        return interleave(calls, seconds, measure=seconds_on_gpu, turn=1e-3), peaks
-    return interleave(calls, seconds, warmup=2), peaks
+        found.samples = interleave(calls, 0.0, warmup=1, least=2, turn=0)
+    elif on_gpu:
+        found.samples = interleave(calls, seconds, measure=seconds_on_gpu, turn=1e-3)
+        for row in found.samples:
+            if row.endswith(GRAPH):
+                found.samples[row] = [sample / sets for sample in found.samples[row]]
+    else:
+        found.samples = interleave(calls, seconds, warmup=2)
+    return found
 
 
 def peak_on_gpu(call: Call) -> int:

@@ -47,7 +47,7 @@ def read(file: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     ]
     frame = pd.DataFrame(rows)
     if not frame.empty:
-        for column in ("peak_bytes", "saved_bytes", "share_of_copy"):
+        for column in ("peak_bytes", "saved_bytes", "share_of_copy", "share_of_instructions"):
             if column not in frame:
                 frame[column] = float("nan")
         frame["element_layers"] = frame["rows"] * frame["features"] * frame["layers"]
@@ -155,7 +155,7 @@ def plot_memory(result: dict[str, Any], frame: pd.DataFrame) -> Figure | None:
 def plot_roofline(result: dict[str, Any], frame: pd.DataFrame) -> Figure | None:
     """Plots operations per second over operations per byte, under the two limits of the machine."""
     limits = result["machine_info"].get("ceilings")
-    own = frame[(frame["rival"] == OWN) & frame["share_of_copy"].notna() & ~frame["way"].str.contains("graph")]
+    own = frame[(frame["rival"] == OWN) & frame["share_of_instructions"].notna() & ~frame["way"].str.contains("graph")]
     if not limits or own.empty:
         return None
     figure, (axes,) = _figure(result)
@@ -326,7 +326,7 @@ def readme_part(file: Path, out: Path, readme: Path) -> str:
     """Returns the README's plots and table."""
     result, _ = read(file)
     folder = out.resolve().relative_to(readme.resolve().parent).as_posix()
-    times = table.rivals(result["benchmarks"], ("stack", "small networks"), ("both",))
+    times = table.rivals(result["benchmarks"], ("stack", "small networks"), ("both",), with_limits=False)
     return "\n\n".join(
         [
             f"{about(result)}. Medians of runs in turns in one process; ratios to HanStack ± half a 95 % interval.",

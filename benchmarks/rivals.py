@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from cases import COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, Case
+from cases import BF16, COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED, Case
 from torch import Tensor, nn
 
 import hanops
@@ -65,15 +66,21 @@ class Groups(nn.Module):
         return torch.stack([part(x[i]) for i, part in enumerate(self.parts)])
 
 
-def linear(features: int, dtype: torch.dtype | None = None) -> nn.Module:
+def linear(features: int, to: int, dtype: torch.dtype | None = None) -> nn.Module:
     """One dense layer and its ReLU."""
-    return nn.Sequential(nn.Linear(features, features, dtype=dtype), nn.ReLU())
+    return nn.Sequential(nn.Linear(features, to, dtype=dtype), nn.ReLU())
 
 
-def compiled(module: nn.Module) -> nn.Module:
-    """`torch.compile` of a module at its best: static shapes, and nothing cached from another shape."""
-    torch.compiler.reset()
-    result = torch.compile(module, dynamic=False, fullgraph=True)
+def slim(features: int, layers: int, dtype: torch.dtype | None = None) -> nn.Module:
+    """Two dense layers through `layers` features: what maps d features to d with the 2 d L parameters of a HanStack,
+    d + L biases aside, where a whole d x d layer has d / (2 L) times as many.
+    """
+    return nn.Sequential(linear(features, layers, dtype), linear(layers, features, dtype))
+
+
+def compiled(module: nn.Module, mode: str | None = None) -> nn.Module:
+    """`torch.compile` of a module at its best: static shapes. `torch.compiler.reset()` drops an earlier case's."""
+    result = torch.compile(module, dynamic=False, fullgraph=True, mode=mode)
     assert isinstance(result, nn.Module)
     return result
 
@@ -88,40 +95,53 @@ def _eager(case: Case) -> nn.Module:
 
 
 _PLAIN: dict[str, Callable[[Case], nn.Module]] = {
-    LINEAR: lambda case: linear(case.features, case.dtype),
-    DEEP: lambda case: nn.Sequential(*(linear(case.features, case.dtype) for _ in range(case.layers))),
+    LINEAR: lambda case: linear(case.features, case.features, case.dtype),
+    DEEP: lambda case: nn.Sequential(*(linear(case.features, case.features, case.dtype) for _ in range(case.layers))),
+    SLIM: lambda case: slim(case.features, case.layers, case.dtype),
     EAGER: _eager,
     COMPILED: _eager,
+    TUNED: _eager,
     HOUSEHOLDER: lambda case: HouseholderProduct(case.features, case.dtype),
     COPY: lambda case: nn.Identity(),
 }
 
 
+def stored(name: str, case: Case) -> Case:
+    """Returns the case in the storage type that a rival takes its inputs in."""
+    return replace(case, dtype=torch.bfloat16) if name.endswith(BF16) else case
+
+
 def build(name: str, case: Case, device: torch.device) -> nn.Module:
-    """Returns a rival's module for a case; its name may end in ', <backend>', ', TF32' or ', torch.compile'."""
+    """Returns a rival's module for a case; its name may end in ', <backend>', ', TF32', ', bf16', ', torch.compile'."""
     if name.endswith(COMPILE):
         return compiled(build(name.removesuffix(COMPILE), case, device))
-    base = name.removesuffix(", TF32")
-    if base.startswith(OWN):
-        return _own(case).to(device)
-    module = _PLAIN[base](case)
-    if case.groups is not None:
-        module = Groups([module, *(_PLAIN[base](case) for _ in range(case.groups - 1))])
+    base, case = name.removesuffix(TF32).removesuffix(BF16), stored(name, case)
+    with torch.device(device):  # weights of gigabytes are made where they are used
+        if base.startswith(OWN):
+            return _own(case)
+        module = _PLAIN[base](case)
+        if case.groups is not None:
+            module = Groups([module, *(_PLAIN[base](case) for _ in range(case.groups - 1))])
     if case.channels is not None:
         module = OnTokens(module)
-    module = module.to(device)
+    if base == TUNED:
+        return compiled(module, "max-autotune-no-cudagraphs")
     return compiled(module) if base == COMPILED else module
 
 
 def fits(name: str, case: Case, device: torch.device) -> bool:
     """Tells whether a rival is worth its time and memory: dense layers of great width are neither."""
-    depth = case.layers if DEEP in name else 1
-    if name.startswith("Linear"):
+    if name.endswith((TF32, BF16)) and (case.dtype != torch.float32 or device.type == "cpu"):
+        return False
+    if name.startswith(SLIM):
+        return True
+    if name.startswith(LINEAR):
+        depth = case.layers if name.startswith(DEEP) else 1
         work, memory = case.elements * case.features * depth, case.features**2 * depth * case.dtype.itemsize
         most_work, most_memory = (5e9, 1e9) if device.type == "cpu" else (2e13, 2e10)
-        return work <= most_work and memory <= most_memory and not (DEEP in name and case.layers == 1)
+        return work <= most_work and memory <= most_memory and not (name.startswith(DEEP) and case.layers == 1)
     if name == HOUSEHOLDER:
         return case.dtype in (torch.float32, torch.float64)
-    if name in (EAGER, COMPILED):
+    if name in (EAGER, COMPILED, TUNED):
         return case.element_layers <= (2**26 if device.type == "cpu" else 2**31)
     return True

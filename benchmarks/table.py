@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from cases import OWN
+from cases import COPY, OWN
 
 Benchmark = dict[str, Any]
 
@@ -55,21 +56,44 @@ def ratio(b: Benchmark) -> str:
     return text
 
 
-def rivals(benchmarks: list[Benchmark], groups: tuple[str, ...] = (), ways: tuple[str, ...] = ()) -> str:
-    """Returns a row for each case and direction: HanStack's time, and each rival's with its ratio to it."""
+def percent(share: float | None) -> str:
+    """Returns a share, and nothing where it is not known."""
+    return "" if share is None or math.isnan(share) else f"{share:.0%}"
+
+
+def limits(info: dict[str, Any]) -> dict[str, str]:
+    """Returns how near a HanStack's row is to the limits of the machine, by column."""
+    copies = f"{info['copies']:.2f} ± {info['copies_noise']:.2f}" if "copies" in info else ""
+    return {
+        "in copies of x": copies,
+        "share of copy": percent(info.get("share_of_copy")),
+        "share of issue": percent(info.get("share_of_instructions")),
+    }
+
+
+def rivals(
+    benchmarks: list[Benchmark],
+    groups: tuple[str, ...] = (),
+    ways: tuple[str, ...] = (),
+    with_limits: bool = True,
+) -> str:
+    """Returns a row for each case and direction: HanStack's time, its limits, and each rival's time with the ratio."""
     cases = {
         key: found
         for key, found in _by_case(benchmarks).items()
         if (not groups or key[0] in groups) and (not ways or key[2] in ways) and OWN in found
     }
-    names = list(dict.fromkeys(name for found in cases.values() for name in found if name != OWN))
+    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in (OWN, COPY)))
     rows = []
     for (group, case, way), found in cases.items():
         own = found[OWN]["extra_info"]
         name = "" if group in ("stack", "one layer") else f"{group}: "
-        cells = [f"{name}{case}", way, f"{seconds(found[OWN]['stats']['median'])} ({own.get('backend')})"]
-        rows.append([*cells, *(ratio(found[name]) if name in found else "" for name in names)])
-    return markdown(["case", "direction", OWN, *names], rows)
+        row = {"case": f"{name}{case}", "direction": way}
+        row[OWN] = f"{seconds(found[OWN]['stats']['median'])} ({own.get('backend')})"
+        row |= limits(own) if with_limits else {}
+        rows.append(row | {name: ratio(found[name]) if name in found else "" for name in names})
+    header = [column for column in (rows[0] if rows else []) if any(row[column] for row in rows)]
+    return markdown(header, [[row[column] for column in header] for row in rows])
 
 
 def shares(benchmarks: list[Benchmark]) -> str:
@@ -79,29 +103,16 @@ def shares(benchmarks: list[Benchmark]) -> str:
         info = b["extra_info"]
         if info.get("kind") != "group" or "share_of_copy" not in info:
             continue
-        rows.append(
-            [
-                f"{info['group']}: {info['case']}",
-                info["way"] + info["rival"].removeprefix(OWN),
-                seconds(b["stats"]["median"]),
-                f"{info['bytes_per_s'] / 1e9:.1f}",
-                f"{info['element_layers_per_s'] / 1e9:.2f} G",
-                f"{info['share_of_copy']:.0%}",
-                f"{info['share_of_instructions']:.0%}",
-                info["bound_by"],
-            ]
-        )
-    header = [
-        "case",
-        "direction",
-        "time",
-        "GB/s",
-        "element-layers/s",
-        "of a copy",
-        "of the instructions",
-        "nearer limit",
-    ]
-    return markdown(header, rows)
+        row = {
+            "case": f"{info['group']}: {info['case']}",
+            "direction": info["way"] + info["rival"].removeprefix(OWN),
+            "time": seconds(b["stats"]["median"]),
+            "GB/s": f"{info['bytes_per_s'] / 1e9:.1f}",
+            "element-layers/s": f"{info['element_layers_per_s'] / 1e9:.2f} G",
+        }
+        rows.append(row | limits(info) | {"nearer limit": info.get("bound_by", "")})
+    header = list(rows[0]) if rows else []
+    return markdown(header, [list(row.values()) for row in rows])
 
 
 def one_thread(benchmarks: list[Benchmark]) -> str:

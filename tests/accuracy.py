@@ -52,20 +52,27 @@ def problem(
     bias: float | None = 0.3,
     scale: float = 1.0,
     final_abs: bool = True,
+    aligned: bool | None = None,
     device: torch.device | str = "cpu",
 ) -> Problem:
-    """Makes random inputs; x and dy are slices of larger tensors, so that their rows are neither packed nor aligned."""
+    """Makes random inputs; x and dy are slices of larger tensors, so that their rows are not packed.
+
+    Their rows are `aligned` for access by vectors, or not, or one or the other by chance.
+    """
     lead = () if groups is None else (groups,)
+    if aligned is None:
+        aligned = bool(torch.rand(()) < 0.5)
 
-    def sliced() -> Tensor:
-        return torch.randn(*lead, rows, features + 3, device=device, dtype=torch.float64)[..., 2:-1]
+    def rows_of(scale: float) -> Tensor:
+        values = scale * torch.randn(*lead, rows, features, device=device, dtype=torch.float64)
+        margin = (0, 16) if aligned else (2, 1)  # columns before and after: no row starts where another one ends
+        wide = torch.empty(*values.shape[:-1], features + sum(margin), dtype=dtype, device=device)
+        return wide.narrow(-1, margin[0], features).copy_(values)
 
-    x, dy = (scale * sliced()).to(dtype), sliced().to(dtype)
-    wide_x, wide_dy = (torch.empty(*t.shape[:-1], features + 3, dtype=dtype, device=device) for t in (x, dy))
-    wide_x[..., 2:-1], wide_dy[..., 2:-1] = x, dy
+    x, dy = rows_of(scale), rows_of(1.0)
     u = torch.randn(*lead, layers, features, device=device).to(parameters or dtype)
     b = None if bias is None else (bias * torch.randn(*lead, layers, features, device=device)).to(parameters or dtype)
-    return Problem(wide_x[..., 2:-1], u, b, wide_dy[..., 2:-1], final_abs)
+    return Problem(x, u, b, dy, final_abs)
 
 
 def activations(p: Problem) -> list[Tensor]:
@@ -79,15 +86,19 @@ def activations(p: Problem) -> list[Tensor]:
     return zs
 
 
+def within_rounding(z: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
+    """Tells which elements of z, behind layer `depth`, are within rounding of 0 for inputs of `dtype`."""
+    eps = torch.finfo(reference.arithmetic_dtype(dtype)).eps / 2
+    z = z.abs()
+    return z <= eps * (4 + depth**0.5) * z.amax(-1, keepdim=True)
+
+
 def near_kinks(p: Problem, zs: list[Tensor]) -> Tensor:
     """Tells which rows have some |z| within rounding of 0, where either derivative is right."""
-    eps = torch.finfo(reference.arithmetic_dtype(p.x.dtype)).eps / 2
     near = torch.zeros(p.x.shape[:-1], dtype=torch.bool, device=p.x.device)
     for depth, z in enumerate(zs[1:], start=1):
-        if depth == len(zs) - 1 and not p.final_abs:
-            continue
-        z = z.abs()
-        near |= (z <= eps * (4 + depth**0.5) * z.amax(-1, keepdim=True)).any(-1)
+        if depth < len(zs) - 1 or p.final_abs:
+            near |= within_rounding(z, depth, p.x.dtype).any(-1)
     return near
 
 

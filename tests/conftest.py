@@ -1,9 +1,11 @@
 """Every backend runs the same tests, on the device of `--device`; the CPU interprets Triton and emulates CUDA."""
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import emulation
 import hypothesis
@@ -20,30 +22,61 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the backends' tests run")
+    parser.addoption("--fake", action="store_true", help="with --device cuda: its tests, run on the CPU")
     parser.addoption("--seed", type=int, default=0, help="another seed makes other inputs; 0 is what CI runs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
+    config.addinivalue_line("markers", "only(*backends, interpreted=True): the backends that a test is about")
     hypothesis.settings.register_profile("fixed", derandomize=True)
     hypothesis.settings.load_profile("default" if config.getoption("--seed") else "fixed")
     if config.getoption("numprocesses", None):  # of pytest-xdist, which starts them later
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave their core to other processes
-    if config.getoption("--device") == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.triton is imported
-    else:
+    if on_gpu(config):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmul
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers for each process of tests
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.triton is imported
+
+
+def on_gpu(config: pytest.Config) -> bool:
+    return config.getoption("--device") == "cuda" and not config.getoption("--fake")
+
+
+# ---- what a GPU is to run: tests of its backends, and not what compiles, spawns or emulates on the CPU
+
+ON_THE_CPU = {"emulator", "on_cpu", "pools"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.getoption("--device") == "cpu" or not collection_path.match("tests/test_*.py"):
+        return None
+    return None if re.search(r"def test_\w+\((backend|gpu)\b", collection_path.read_text()) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") == "cpu":
+        return
+    fixtures = {item: set(getattr(item, "fixturenames", ())) for item in items}
+    chosen = [item for item in items if "device" in fixtures[item] and not fixtures[item] & ON_THE_CPU]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        on_gpu = metafunc.config.getoption("--device") == "cuda"
+        config = metafunc.config
         have = {
-            "cuda": backends.missing("cuda") is None if on_gpu else emulation.available(),
+            "cuda": backends.missing("cuda") is None if on_gpu(config) else emulation.available(),
             "triton": find_spec("triton") is not None,
-            "cpu": not on_gpu and hanops.ops.native is not None,
+            "cpu": config.getoption("--device") == "cpu" and hanops.ops.native is not None,
         }
-        metafunc.parametrize("backend", [*(name for name in have if have[name]), "reference"], indirect=True)
+        names = [*(name for name in have if have[name]), "reference"]
+        if only := metafunc.definition.get_closest_marker("only"):
+            interpreted = only.kwargs.get("interpreted", True) or on_gpu(config)
+            names = [name for name in names if name in only.args and (interpreted or name != "triton")]
+        metafunc.parametrize("backend", names, indirect=True)
 
 
 @pytest.fixture
@@ -59,7 +92,7 @@ def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[st
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.config.getoption("--device"))
+    return torch.device("cuda" if on_gpu(request.config) else "cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,10 @@
 
 import json
 import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +15,30 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
+import bench_han_stack  # noqa: E402
+import ceilings  # noqa: E402
 import growth  # noqa: E402
 import measure  # noqa: E402
 import ratios  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
 import table  # noqa: E402
-from cases import COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, Case, groups_of  # noqa: E402
+from cases import (  # noqa: E402
+    COPY,
+    DEEP,
+    EAGER,
+    GRAPH,
+    HOUSEHOLDER,
+    LINEAR,
+    OWN,
+    SLIM,
+    Case,
+    Group,
+    gpu_groups,
+    groups_of,
+)
+
+import hanops  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -48,7 +68,7 @@ def test_householder_product_is_a_han_layer():
     torch.testing.assert_close(module(x), (x - 2 * (x @ w)[:, None] * w + module.b).abs())
 
 
-@pytest.mark.parametrize("name", [OWN, LINEAR, DEEP, EAGER])
+@pytest.mark.parametrize("name", [OWN, LINEAR, DEEP, SLIM, EAGER])
 @pytest.mark.parametrize("case", [Case(3, 8, 2), Case(3, 8, 2, groups=2), Case(2, 6, 2, channels=5)], ids=str)
 def test_rivals_take_every_case(name, case):
     x, dy = case.input(), case.input(grad=False)
@@ -84,12 +104,116 @@ def test_groups_have_each_case_once(device, suite):
     for group in groups:
         assert OWN in group.rivals
         assert len(set(group.cases)) == len(group.cases) > 0
-    assert all(
-        c.dtype == torch.float16
-        for g in groups_of(device, suite, torch.float16)
-        for c in g.cases
-        if g.name != "storage"
-    )
+        assert device == "cpu" or group.rivals[0] == COPY
+    assert all(c.dtype == torch.float16 for g in groups_of(device, suite, torch.float16) for c in g.cases)
+
+
+def test_rows_of_a_case():
+    short, long = Case(8, 8, 2), Case(2**20, 64, 1)
+    group = Group("a group", (short, long), (COPY, OWN, LINEAR), ("backward", "both"))
+    plain = [(COPY, "forward"), (OWN, "backward"), (LINEAR, "backward"), (OWN, "both"), (LINEAR, "both")]
+    assert group.rows(short, on_gpu=False) == group.rows(long, on_gpu=True) == plain
+    graphs = {(COPY, f"forward{GRAPH}"), (OWN, f"both{GRAPH}"), (LINEAR, f"both{GRAPH}")}
+    assert set(group.rows(short, on_gpu=True)) == {*plain, *graphs}
+
+
+def test_slim_dense_layers_have_as_many_parameters():
+    case = Case(3, 64, 20)
+    own, slim = (sum(p.numel() for p in rivals.build(name, case, CPU).parameters()) for name in (OWN, SLIM))
+    assert own == 2 * case.features * case.layers == slim - case.features - case.layers
+
+
+class Gpu:
+    """Stands for torch.cuda: events of 3 ms on tensors of the CPU, and what graphs capture."""
+
+    type = "cuda"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, l2: int) -> None:
+        self.capturing: list[str] | None = None
+        self.graphs: list[list[str]] = []
+        stream = SimpleNamespace(wait_stream=lambda _: None)
+        event = SimpleNamespace(record=lambda: None, synchronize=lambda: None, elapsed_time=lambda _: 3.0)
+        properties = SimpleNamespace(L2_cache_size=l2)
+        replaced = {
+            "Event": lambda enable_timing: event,
+            "Stream": lambda: stream,
+            "current_stream": lambda: stream,
+            "stream": lambda _: nullcontext(),
+            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+            "graph": self.capture,
+            "synchronize": lambda: None,
+            "memory_allocated": lambda: 100,
+            "max_memory_allocated": lambda: 150,
+            "reset_peak_memory_stats": lambda: None,
+            "get_device_properties": lambda _: properties,
+        }
+        for name, value in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        on_cpu = Case.input
+        monkeypatch.setattr(Case, "input", lambda self, grad=True, device=None: on_cpu(self, grad))
+        run = hanops.HanStack.forward
+
+        def recorded(module: hanops.HanStack, x: torch.Tensor) -> torch.Tensor:
+            if self.capturing is not None:
+                self.capturing.append(x.data_ptr())
+            return run(module, x)
+
+        monkeypatch.setattr(hanops.HanStack, "forward", recorded)
+
+    @contextmanager
+    def capture(self, _):
+        self.capturing = []
+        yield
+        self.graphs.append(self.capturing)
+        self.capturing = None
+
+
+def test_a_case_on_a_gpu(monkeypatch):
+    """Every rival that needs no compiler, and a graph of the calls on all inputs, whose time is that of one call."""
+    case = Case(16, 32, 4)
+    gpu = Gpu(monkeypatch, l2=2 * 4 * case.elements)  # four inputs are twice as much
+    names = {name: None for name in gpu_groups(True)[2].rivals if "compile" not in name and f"{OWN}," not in name}
+    ways = ("forward", f"forward{GRAPH}", "both", f"both{GRAPH}")
+    found = measure.time_case(case, names, ways, gpu, 0.0)
+    assert not found.failed
+    rows = {f"{name}, {way}" for name in names if name != COPY for way in ways}
+    assert set(found.samples) == rows | {f"{COPY}, {way}" for way in ways[:2]}
+    own = [graph for graph in gpu.graphs if graph]
+    assert [len(set(graph)) for graph in own] == [4, 4]
+    assert all(found.samples[row][0] == pytest.approx(3e-3 / 4 if row.endswith(GRAPH) else 3e-3) for row in rows)
+    assert set(found.peaks) == {row for row in found.samples if not row.endswith(GRAPH)}
+
+
+@pytest.mark.parametrize(("l2", "elements", "sets"), [(50 << 20, 2**26, 1), (50 << 20, 2**24, 2), (50 << 20, 100, 16)])
+def test_inputs_that_take_turns_are_twice_the_cache(monkeypatch, l2, elements, sets):
+    assert measure.input_sets(Case(elements, 1, 1), Gpu(monkeypatch, l2)) == sets
+
+
+def test_a_rival_that_fails_leaves_the_others(monkeypatch):
+    def broken(name: str, case: Case, device: torch.device) -> torch.nn.Module:
+        if name == EAGER:
+            raise RuntimeError("no memory")
+        return build(name, case, device)
+
+    build = measure.build
+    monkeypatch.setattr(measure, "build", broken)
+    found = measure.time_case(Case(4, 8, 2), {OWN: None, EAGER: None}, ("forward",), CPU, 0.0)
+    assert list(found.samples) == [f"{OWN}, forward"]
+    assert "no memory" in found.failed[EAGER]
+
+
+def test_a_row_counts_copies_in_the_same_turns():
+    case = Case(10, 20, 3)
+    samples = {f"{OWN}, both": [6.0, 12.0], f"{COPY}, forward": [1.0, 2.0], f"{EAGER}, both": [12.0, 24.0]}
+    limits = ceilings.Ceilings(copy_bytes_per_s=1e3, operations_per_s=1e4)
+    own = bench_han_stack.figures(case, OWN, "both", samples, limits, "cuda")
+    assert (own["copies"], own["share_of_instructions"]) == (6.0, pytest.approx((4 + 12) * 600 / 1e4 / 9))
+    assert own["share_of_copy"] == pytest.approx(case.bytes_moved("both") / 1e3 / 9)
+    wide = bench_han_stack.figures(replace(case, dtype=torch.float64), OWN, "both", samples, limits, "cuda")
+    assert "share_of_copy" in wide
+    assert "share_of_instructions" not in wide
+    other = bench_han_stack.figures(case, EAGER, "both", samples, limits, "cuda")
+    assert (other["ratio"], "copies" in other) == (2.0, False)
 
 
 def results(gpu: bool) -> dict:

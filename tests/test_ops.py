@@ -36,8 +36,8 @@ def sample(dtype=torch.float32, grad=False, **options):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("final_abs", [True, False])
-def test_opcheck_stack(backend, grad, groups, final_abs):
-    inputs, _ = sample(grad=grad, groups=groups)
+def test_opcheck_stack(backend, device, grad, groups, final_abs):
+    inputs, _ = sample(grad=grad, groups=groups, device=device)
     opcheck(han_stack, (*inputs, final_abs))
     opcheck(han_stack, (inputs[0], inputs[1], None, final_abs))
 
@@ -119,8 +119,8 @@ def test_bad_input(backend, name):
                 han_stack(*fakes)
 
 
-def test_bad_backward_input(backend):
-    inputs, p = sample()
+def test_bad_backward_input(backend, device):
+    inputs, p = sample(device=device)
     x, u, b = (t.detach() for t in inputs)
     y, signs = ops_under_test.han_stack_forward(x, u, b, True, True)
     needs = [True, True, True]

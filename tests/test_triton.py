@@ -27,7 +27,7 @@ def test_batch_size_depth_and_strides_are_run_time_values():
     assert done.returncode == 0, done.stderr
 
 
-# float64 beyond sm_90 is left out: its streamed rows spill up to 128 bytes there.
+# float64 beyond sm_90 is left out: its streamed rows spill up to 16 bytes there.
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_every_tile_compiles_without_a_spill(target, tmp_path):
     """Ahead of time, with no GPU; in a process of its own, where Triton compiles and does not interpret."""

@@ -1,9 +1,14 @@
 // Runs and times the kernels on their own, without Python or torch: what Nsight Compute is pointed at.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <functional>
+#include <memory>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,46 +25,26 @@ constexpr const char* kUsage = R"(usage: han_stack_profile [options]
   --depth L      layers (16)                    --groups G   independent stacks (1)
   --dtype T      float32, bfloat16, float16 or float64 (bfloat16)
   --direction W  forward, inference (no sign bits), backward or all (all)
-  --repeats K    timed launches, of which the median counts (20)
+  --case D,N,L,T[,W]   one of several cases, instead of the options above; as often as there are cases
+  --repeats K    timed rounds of a copy and of each direction, of which the median counts (20)
+  --json FILE    every sample, in seconds, rewritten after each case
+  --once yes     launch each kernel once and time nothing: for compute-sanitizer and ncu
 )";
 
-struct Options {
-  int64_t features = 1024, rows = 65536, depth = 16, groups = 1, repeats = 20;
+struct Case {
+  int64_t features = 1024, rows = 65536, depth = 16, groups = 1;
   std::string dtype = "bfloat16", direction = "all";
+};
+
+struct Options {
+  std::vector<Case> cases;
+  int64_t repeats = 20;
+  bool once = false;
+  std::string json;
 };
 
 void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
-
-Options parse(int count, char** arguments) {
-  Options options;
-  for (int i = 1; i < count; i += 2) {
-    const std::string name = arguments[i];
-    if (i + 1 == count) throw std::invalid_argument(name + " needs a value");
-    const char* value = arguments[i + 1];
-    const auto number = [&](int64_t& out) {
-      out = std::atoll(value);
-      if (out < 1) throw std::invalid_argument(name + " must be a whole number from 1, got " + value);
-    };
-    if (name == "--features")
-      number(options.features);
-    else if (name == "--rows")
-      number(options.rows);
-    else if (name == "--depth")
-      number(options.depth);
-    else if (name == "--groups")
-      number(options.groups);
-    else if (name == "--repeats")
-      number(options.repeats);
-    else if (name == "--dtype")
-      options.dtype = value;
-    else if (name == "--direction")
-      options.direction = value;
-    else
-      throw std::invalid_argument("unknown option " + name);
-  }
-  return options;
 }
 
 Type type_of(const std::string& name) {
@@ -71,6 +56,71 @@ Type type_of(const std::string& name) {
 }
 
 size_t bytes_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
+
+void check(const Case& c) {
+  type_of(c.dtype);
+  const std::string& way = c.direction;
+  if (way != "forward" && way != "inference" && way != "backward" && way != "all") {
+    throw std::invalid_argument("--direction must be forward, inference, backward or all, got " + way);
+  }
+}
+
+int64_t number(const std::string& name, const std::string& value) {
+  const int64_t parsed = std::atoll(value.c_str());
+  if (parsed < 1) throw std::invalid_argument(name + " must be a whole number from 1, got " + value);
+  return parsed;
+}
+
+Case case_of(const std::string& text) {
+  std::vector<std::string> words;
+  std::istringstream stream(text);
+  for (std::string word; std::getline(stream, word, ',');) words.push_back(word);
+  if (words.size() < 4 || words.size() > 5) {
+    throw std::invalid_argument("--case must be D,N,L,T or D,N,L,T,W, got " + text);
+  }
+  Case c;
+  c.features = number("--case", words[0]);
+  c.rows = number("--case", words[1]);
+  c.depth = number("--case", words[2]);
+  c.dtype = words[3];
+  if (words.size() == 5) c.direction = words[4];
+  return c;
+}
+
+Options parse(int count, char** arguments) {
+  Options options;
+  Case single;
+  for (int i = 1; i < count; i += 2) {
+    const std::string name = arguments[i];
+    if (i + 1 == count) throw std::invalid_argument(name + " needs a value");
+    const std::string value = arguments[i + 1];
+    if (name == "--features")
+      single.features = number(name, value);
+    else if (name == "--rows")
+      single.rows = number(name, value);
+    else if (name == "--depth")
+      single.depth = number(name, value);
+    else if (name == "--groups")
+      single.groups = number(name, value);
+    else if (name == "--repeats")
+      options.repeats = number(name, value);
+    else if (name == "--dtype")
+      single.dtype = value;
+    else if (name == "--direction")
+      single.direction = value;
+    else if (name == "--case")
+      options.cases.push_back(case_of(value));
+    else if (name == "--json")
+      options.json = value;
+    else if (name == "--once")
+      options.once = value == "yes";
+    else
+      throw std::invalid_argument("unknown option " + name);
+  }
+  if (options.cases.empty()) options.cases.push_back(single);
+  for (const Case& c : options.cases) check(c);
+  return options;
+}
 
 // Device memory that lives as long as this.
 class Buffer {
@@ -105,29 +155,36 @@ void fill(void* target, size_t n, Type type, unsigned seed) {
   }
 }
 
-// Median seconds of a launch.
-template <class F>
-double seconds(int64_t repeats, F launch) {
-  cudaEvent_t start, end;
-  check(cudaEventCreate(&start), "cudaEventCreate");
-  check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times;
-  for (int64_t i = -3; i < repeats; ++i) {  // the first three warm up
-    check(cudaEventRecord(start), "cudaEventRecord");
-    launch();
-    check(cudaEventRecord(end), "cudaEventRecord");
-    check(cudaEventSynchronize(end), "cudaEventSynchronize");
+// A point in the stream's time.
+class Event {
+ public:
+  Event() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
+  Event(const Event&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+  void record() { check(cudaEventRecord(event_), "cudaEventRecord"); }
+  double seconds_since(const Event& earlier) const {
     float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, start, end), "cudaEventElapsedTime");
-    if (i >= 0) times.push_back(milliseconds);
+    check(cudaEventSynchronize(event_), "cudaEventSynchronize");
+    check(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
   }
-  cudaEventDestroy(start);
-  cudaEventDestroy(end);
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2] * 1e-3;
+
+ private:
+  cudaEvent_t event_;
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
 }
 
-constexpr int kChains = 8, kFmas = 64, kFmaThreads = 256;
+#ifdef HANOPS_CUDA_EMULATOR
+constexpr int kCeilingIterations = 20, kCoverIterations = 1;
+#else
+constexpr int kCeilingIterations = 2000, kCoverIterations = 500;  // 1 ms and 0.3 ms on an H100
+#endif
+constexpr int kChains = 8, kFmas = 64, kFmaThreads = 256, kFmaBlocks = 8;  // blocks of a multiprocessor
+constexpr int kWarmups = 3;
 
 // Independent chains of float32 multiply-adds: the ceiling of issue slots.
 __global__ void multiply_add(float* out, int iterations) {
@@ -142,48 +199,72 @@ __global__ void multiply_add(float* out, int iterations) {
   write(out + blockIdx.x * blockDim.x + threadIdx.x, sum);
 }
 
-struct Ceilings {
-  double bytes_per_second;  // of a copy, read and written
-  double fmas_per_second;
+// The device, and its rate of multiply-adds.
+class Gpu {
+ public:
+  Gpu() : device(Device::current()), out_(sizeof(float) * blocks() * kFmaThreads) {
+    check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  }
+
+  void compute(int iterations) const {
+    void* data = out_.data;
+    void* arguments[] = {&data, &iterations};
+    check(cudaLaunchKernel(multiply_add, dim3(blocks()), dim3(kFmaThreads), arguments, 0, nullptr), "multiply_add");
+  }
+
+  void measure() {
+    std::vector<double> seconds;
+    for (int i = 0; i < kWarmups + 5; ++i) {
+      Event start, end;
+      start.record();
+      compute(kCeilingIterations);
+      end.record();
+      if (i >= kWarmups) seconds.push_back(end.seconds_since(start));
+    }
+    fmas_per_second = double(blocks()) * kFmaThreads * kCeilingIterations * kFmas / median(seconds);
+  }
+
+  static int attribute(cudaDeviceAttr name) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, name, 0), "cudaDeviceGetAttribute");
+    return value;
+  }
+
+  std::string json() const {
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+    std::ostringstream out;
+    out << "\"device\": \"" << properties.name << "\", \"capability\": \"" << properties.major << "."
+        << properties.minor << "\", \"multiprocessors\": " << device.processors
+        << ", \"clock_khz\": " << attribute(cudaDevAttrClockRate)
+        << ", \"memory_clock_khz\": " << attribute(cudaDevAttrMemoryClockRate)
+        << ", \"l2_bytes\": " << attribute(cudaDevAttrL2CacheSize) << ", \"driver\": " << driver
+        << ", \"runtime\": " << runtime << ", \"multiply_adds_per_s\": " << fmas_per_second;
+    return out.str();
+  }
+
+  Device device;
+  cudaDeviceProp properties;
+  double fmas_per_second = 0;
+
+ private:
+  int blocks() const { return device.processors * kFmaBlocks; }
+  Buffer out_;
 };
 
-Ceilings measure_ceilings(int processors, int64_t repeats) {
-  const size_t bytes = size_t{256} << 20;
-  Ceilings ceilings;
-  {
-    const Buffer from(bytes), to(bytes);
-    ceilings.bytes_per_second =
-        2.0 * bytes / seconds(repeats, [&] {
-          check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDeviceToDevice, nullptr), "copy");
-        });
-  }
-  const int blocks = processors * 8, iterations = 2000;
-  const Buffer out(sizeof(float) * blocks * kFmaThreads);
-  void* data = out.data;
-  struct Arguments {
-    float* out;
-    int iterations;
-  };
-  void* arguments[] = {&data, const_cast<int*>(&iterations)};
-  const double time = seconds(std::min<int64_t>(repeats, 5), [&] {
-    check(cudaLaunchKernel(multiply_add, dim3(blocks), dim3(kFmaThreads), arguments, 0, nullptr), "multiply_add");
-  });
-  ceilings.fmas_per_second = double(blocks) * kFmaThreads * iterations * kFmas / time;
-  return ceilings;
-}
-
-// The call's tensors on the device.
+// The tensors of one call on the device.
 struct Tensors {
   Call call;
   Buffer x, y, dy, dx, signs, u, b, du, db;
 
-  Tensors(const Options& o, Type type)
-      : call(sizes(o, type)),
+  Tensors(const Case& c, Type type)
+      : call(sizes(c, type)),
         x(elements() * bytes_of(type)),
         y(elements() * bytes_of(type)),
         dy(elements() * bytes_of(type)),
         dx(elements() * bytes_of(type)),
-        signs(o.groups * o.rows * o.depth * sign_bytes()),
+        signs(c.groups * c.rows * c.depth * sign_bytes()),
         u(parameters() * bytes_of(type)),
         b(parameters() * bytes_of(type)),
         du(parameters() * bytes_of(type)),
@@ -196,12 +277,12 @@ struct Tensors {
     call.b = b.data;
   }
 
-  static Call sizes(const Options& o, Type type) {
+  static Call sizes(const Case& c, Type type) {
     Call call;
-    call.groups = o.groups;
-    call.rows = o.rows;
-    call.features = static_cast<int>(o.features);
-    call.layers = call.abs_layers = static_cast<int>(o.depth);
+    call.groups = c.groups;
+    call.rows = c.rows;
+    call.features = static_cast<int>(c.features);
+    call.layers = call.abs_layers = static_cast<int>(c.depth);
     call.type = call.parameter_type = type;
     return call;
   }
@@ -236,58 +317,162 @@ struct Tensors {
     call.db = db.data;
     return call;
   }
+
+  void copy() const {
+    check(cudaMemcpyAsync(dx.data, x.data, elements() * bytes_of(call.type), cudaMemcpyDeviceToDevice, nullptr),
+          "copy");
+  }
 };
 
-void report(const char* name, const Plan& plan, double bytes, double slots, const Tensors& tensors, int64_t repeats,
-            const Ceilings& ceilings) {
-  const Buffer workspace(plan.workspace());
-  const double time = seconds(repeats, [&] { plan.launch(workspace.data, nullptr); });
-  const double element_layers = double(tensors.elements()) * tensors.call.layers;
-  const double by_bytes = bytes / ceilings.bytes_per_second,
-               by_slots = slots * element_layers / ceilings.fmas_per_second;
+// One of the directions on every set of tensors, and its samples.
+class Way {
+ public:
+  Way(std::string name, double bytes, int slots) : name(std::move(name)), bytes(bytes), slots(slots) {}
+
+  void add(const Plan& plan) {
+    plans_.push_back(plan);
+    if (!workspace_) workspace_ = std::make_unique<Buffer>(plan.workspace());
+  }
+  void launch(size_t set) const { plans_[set].launch(workspace_->data, nullptr); }
+  const Plan& plan() const { return plans_.front(); }
+
+  std::string name;
+  double bytes;  // that cannot be avoided
+  int slots;     // that no kernel can do without, of an element and layer
+  std::vector<double> seconds;
+
+ private:
+  std::vector<Plan> plans_;
+  std::unique_ptr<Buffer> workspace_;
+};
+
+// So many sets of tensors that what one round leaves in the L2 cache is not what the next one reads.
+size_t sets_of(const Case& c, Type type, bool once) {
+  if (once) return 1;
+  const double all = 4.0 * Gpu::attribute(cudaDevAttrL2CacheSize);
+  const double set = 2.0 * c.groups * c.rows * c.features * bytes_of(type);  // x and y
+  return static_cast<size_t>(std::clamp(all / set + 1, 1.0, 16.0));
+}
+
+void report(const Way& way, const std::vector<double>& copies, double copy_bytes, double element_layers,
+            const Gpu& gpu) {
+  const double time = median(way.seconds);
+  std::vector<double> shares;
+  for (size_t i = 0; i < copies.size(); ++i) {
+    shares.push_back(way.bytes / way.seconds[i] / (copy_bytes / copies[i]));
+  }
+  const double by_slots = way.slots * element_layers / gpu.fmas_per_second;
   std::printf("%-10s %9.1f us %8.1f GB/s (%5.1f %% of a copy) %8.1f G element-layers/s (%5.1f %% of the issue slots)\n",
-              name, time * 1e6, bytes / time * 1e-9, 100 * by_bytes / time, element_layers / time * 1e-9,
+              way.name.c_str(), time * 1e6, way.bytes / time * 1e-9, 100 * median(shares), element_layers / time * 1e-9,
               100 * by_slots / time);
-  const Residence taken = plan.residence();
-  std::printf("           %s; %d registers, %d of %d warps resident\n", plan.describe().c_str(), taken.registers,
+  const Residence taken = way.plan().residence();
+  std::printf("           %s; %d registers, %d of %d warps resident\n", way.plan().describe().c_str(), taken.registers,
               taken.warps, taken.most_warps);
 }
 
-void run(const Options& options) {
-  const Type type = type_of(options.dtype);
-  const std::string& way = options.direction;
-  if (way != "forward" && way != "inference" && way != "backward" && way != "all") {
-    throw std::invalid_argument("--direction must be forward, inference, backward or all, got " + way);
-  }
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  const Device device = Device::current();
-  const Ceilings ceilings = measure_ceilings(device.processors, options.repeats);
-  std::printf("%s, %d multiprocessors: a copy moves %.0f GB/s, %.1f T float32 multiply-adds/s\n", properties.name,
-              device.processors, ceilings.bytes_per_second * 1e-9, ceilings.fmas_per_second * 1e-12);
-  std::printf("N=%lld, d=%lld, L=%lld, G=%lld, %s\n", static_cast<long long>(options.rows),
-              static_cast<long long>(options.features), static_cast<long long>(options.depth),
-              static_cast<long long>(options.groups), options.dtype.c_str());
+std::string json_list(const std::vector<double>& values) {
+  std::ostringstream out;
+  out.precision(5);
+  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "[") << values[i];
+  out << "]";
+  return out.str();
+}
 
-  const Tensors tensors(options, type);
-  const double tensor = double(tensors.elements()) * bytes_of(type);
-  const double bits = double(options.groups) * options.rows * options.depth * tensors.sign_bytes();
-  const Plan inference(Direction::kForward, tensors.forward(false), device);
-  const Plan forward(Direction::kForward, tensors.forward(true), device);
-  const Plan backward(Direction::kBackward, tensors.backward(), device);
-  if (way == "inference" || way == "all") {
-    report("inference", inference, 2 * tensor, 3, tensors, options.repeats, ceilings);
+std::string json_of(const Case& c, size_t sets, const std::vector<double>& copies, double copy_bytes,
+                    const std::vector<std::unique_ptr<Way>>& ways) {
+  std::ostringstream out;
+  out.precision(12);
+  out << "{\"features\": " << c.features << ", \"rows\": " << c.rows << ", \"depth\": " << c.depth
+      << ", \"groups\": " << c.groups << ", \"dtype\": \"" << c.dtype << "\", \"sets\": " << sets
+      << ", \"kernels\": [\n"
+      << "  {\"kernel\": \"copy\", \"bytes\": " << copy_bytes << ", \"seconds\": " << json_list(copies) << "}";
+  for (const auto& way : ways) {
+    const Residence taken = way->plan().residence();
+    out << ",\n  {\"kernel\": \"" << way->name << "\", \"bytes\": " << way->bytes << ", \"slots\": " << way->slots
+        << ", \"plan\": \"" << way->plan().describe() << "\", \"registers\": " << taken.registers
+        << ", \"warps\": " << taken.warps << ", \"most_warps\": " << taken.most_warps
+        << ", \"seconds\": " << json_list(way->seconds) << "}";
   }
-  if (way == "forward" || way == "all") {
-    report("forward", forward, 2 * tensor + bits, 4, tensors, options.repeats, ceilings);
-  } else {  // what the backward reads
-    const Buffer workspace(forward.workspace());
-    forward.launch(workspace.data, nullptr);
+  out << "]}";
+  return out.str();
+}
+
+// Runs a case and returns its samples as JSON.
+std::string run(const Case& c, const Options& options, const Gpu& gpu) {
+  const Type type = type_of(c.dtype);
+  std::printf("N=%lld, d=%lld, L=%lld, G=%lld, %s\n", static_cast<long long>(c.rows),
+              static_cast<long long>(c.features), static_cast<long long>(c.depth), static_cast<long long>(c.groups),
+              c.dtype.c_str());
+  std::vector<std::unique_ptr<Tensors>> sets;
+  for (size_t i = sets_of(c, type, options.once); i > 0; --i) sets.push_back(std::make_unique<Tensors>(c, type));
+  const Tensors& first = *sets.front();
+  const double tensor = double(first.elements()) * bytes_of(type);
+  const double bits = double(c.groups) * c.rows * c.depth * first.sign_bytes();
+
+  Way forward("forward", 2 * tensor + bits, 4);
+  std::vector<std::unique_ptr<Way>> ways;
+  const auto wanted = [&](const char* name) { return c.direction == name || c.direction == "all"; };
+  if (wanted("inference")) ways.push_back(std::make_unique<Way>("inference", 2 * tensor, 3));
+  if (wanted("forward")) ways.push_back(std::make_unique<Way>("forward", 2 * tensor + bits, 4));
+  if (wanted("backward")) ways.push_back(std::make_unique<Way>("backward", 3 * tensor + bits, 12));
+  for (const auto& set : sets) {
+    forward.add(Plan(Direction::kForward, set->forward(true), gpu.device));
+    for (const auto& way : ways) {
+      const bool back = way->name == "backward";
+      way->add(Plan(back ? Direction::kBackward : Direction::kForward,
+                    back ? set->backward() : set->forward(way->name == "forward"), gpu.device));
+    }
   }
-  if (way == "backward" || way == "all") {
-    report("backward", backward, 3 * tensor + bits, 12, tensors, options.repeats, ceilings);
+  if (!options.once || c.direction == "backward") {  // what the backward reads
+    for (size_t i = 0; i < sets.size(); ++i) forward.launch(i);
   }
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  if (options.once) {
+    for (const auto& way : ways) {
+      way->launch(0);
+      check(cudaDeviceSynchronize(), way->name.c_str());
+      std::printf("%-10s launched: %s\n", way->name.c_str(), way->plan().describe().c_str());
+    }
+    return "";
+  }
+
+  // A copy and each direction in turns, without a gap: while the GPU computes, the whole round is queued.
+  std::vector<double> copies;
+  std::vector<Event> events(ways.size() + 2);
+  size_t next = 0;
+  for (int64_t i = -kWarmups; i < options.repeats; ++i) {
+    gpu.compute(kCoverIterations);
+    events[0].record();
+    sets[next++ % sets.size()]->copy();
+    events[1].record();
+    for (size_t k = 0; k < ways.size(); ++k) {
+      ways[k]->launch(next++ % sets.size());
+      events[k + 2].record();
+    }
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    if (i < 0) continue;
+    copies.push_back(events[1].seconds_since(events[0]));
+    for (size_t k = 0; k < ways.size(); ++k) ways[k]->seconds.push_back(events[k + 2].seconds_since(events[k + 1]));
+  }
+  std::printf("%-10s %9.1f us %8.1f GB/s, in the same rounds\n", "copy", median(copies) * 1e6,
+              2 * tensor / median(copies) * 1e-9);
+  for (const auto& way : ways) report(*way, copies, 2 * tensor, double(first.elements()) * c.depth, gpu);
+  return json_of(c, sets.size(), copies, 2 * tensor, ways);
+}
+
+void run(const Options& options) {
+  Gpu gpu;
+  if (!options.once) gpu.measure();
+  std::printf("%s, %d multiprocessors: %.1f T float32 multiply-adds/s\n", gpu.properties.name, gpu.device.processors,
+              gpu.fmas_per_second * 1e-12);
+  std::string cases;
+  for (const Case& c : options.cases) {
+    cases += (cases.empty() ? "" : ",\n") + run(c, options, gpu);
+    std::fflush(stdout);
+    if (options.json.empty() || options.once) continue;
+    std::ofstream file(options.json);
+    file << "{" << gpu.json() << ", \"cases\": [\n" << cases << "]}\n";
+    if (!file) throw std::runtime_error("--json: cannot write " + options.json);
+  }
 }
 
 }  // namespace

@@ -76,7 +76,7 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
                 parameter_tile(wide),
             )
             stack = {**same, "S": size}
-            stream = streaming_tile(wide)
+            stream = streaming_tile()
             streaming = {**stack, "C": stream.C}
             if forward is None:
                 yield Kernel("forward_streaming", features, storage, stream, {**streaming, "SAVE": True})

@@ -137,7 +137,7 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool)
     rows = _Rows.of(x, stack.groups)
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
     options = {"A": stack.arithmetic, "S": size, "SAVE": save, "VECTOR": rows.in_fours}
-    tile, stream = forward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
+    tile, stream = forward_tile(stack.features, stack.wide), streaming_tile()
     options |= (tile or stream).options(_TRITON_BACKEND)
     with _on(stack.device):
         if tile is not None:
@@ -207,7 +207,7 @@ def _backward(
         "DB": needs_db,
         "VECTOR": g_rows.in_fours and y_rows.in_fours,
     }
-    tile, stream = backward_tile(stack.features, stack.wide), streaming_tile(stack.wide)
+    tile, stream = backward_tile(stack.features, stack.wide), streaming_tile()
     launch = {**options, **(tile or stream).options(_TRITON_BACKEND)}
     columns = 8 * size if tile is None else tile.columns
     packed, norms = _packed(stack, u, b, columns)

@@ -98,6 +98,6 @@ def parameter_tile(wide: bool) -> Tile:
     return _tile(128, 4 if wide else 8, 128, 1)
 
 
-def streaming_tile(wide: bool) -> Tile:
+def streaming_tile() -> Tile:
     """The chunk of a row in memory that a program works on at once: one row, and the 8 bits of C bytes of signs."""
-    return Tile(R=1, Q=1, C=1024, K=8, warps=4 if wide else 8, registers=None if wide else 255)
+    return Tile(R=1, Q=1, C=1024, K=8, warps=8, registers=255)

@@ -62,6 +62,8 @@ enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrClockRate,
+  cudaDevAttrMemoryClockRate,
+  cudaDevAttrL2CacheSize,
   cudaDevAttrMaxThreadsPerMultiProcessor,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
@@ -84,6 +86,9 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"emulator", emulator::processors, 0, 0};
   return cudaSuccess;
 }
+
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
 
 struct cudaFuncAttributes {
   int numRegs;

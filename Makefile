@@ -10,7 +10,7 @@ STAMP := $(VENV)/.packages
 
 SHELL := /bin/bash
 
-.PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test lint format \
+.PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test fuzz lint format \
 	clean build sdist help
 
 help:  ## print the verbs
@@ -83,6 +83,13 @@ WORKERS ?= 2
 
 test: build  ## all tests, in WORKERS processes (2)
 	@$(PY) -m pytest -q --doctest-modules --durations=10 -n $(WORKERS) --dist worksteal
+
+SEED ?= 1
+CASES ?= 20000
+BACKEND ?= cpu
+
+fuzz: build  ## call the ops and modules with CASES (20000) hostile arguments drawn with SEED, on BACKEND (cpu)
+	@$(PY) tests/fuzz.py --backend $(BACKEND) --cases $(CASES) --seed $(SEED)
 
 # DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR

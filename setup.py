@@ -11,11 +11,18 @@ from setuptools.command.build_ext import build_ext
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds with CMake and Ninja, in build/cmake, so that a second build only does what changed."""
+    """Configures and builds with CMake and Ninja, in build/cmake, so that a second build only does what changed.
+
+    `build_ext --build-temp FOLDER` builds there instead: for another Python, or another torch.
+    """
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.build_temp = "build/cmake"
 
     def build_extension(self, ext: Extension) -> None:
         source = Path(__file__).parent.resolve()
-        build = source / "build" / "cmake"
+        build = source / self.build_temp
         cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         if cmake is None:
             raise SystemExit("hanops: CMake was not found. Install cmake and ninja, or set HANOPS_NO_NATIVE=1.")

@@ -29,7 +29,7 @@ def preferred(case: Case, device: torch.device) -> str:
 
 def rivals_of(names: Collection[str], case: Case, device: torch.device, rehearsal: bool) -> dict[str, str | None]:
     """Returns those of the rivals that fit a case, and for each the backend that it asks for."""
-    if rehearsal and emulation.available():
+    if rehearsal and f"{OWN}, cuda" in names and emulation.available():
         emulation.load()
     here: dict[str, str | None] = {}
     for name in names:

@@ -27,6 +27,8 @@ import torch
 from cases import Case
 from ratios import Samples, half_interval, median_ratio
 
+from hanops._files import write_text
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("compare_worker.py")
 TESTS = {
@@ -345,7 +347,7 @@ def run(given: argparse.Namespace) -> None:
         ]
         result = {"this": this, "base": commit, "threads": about["threads"], "torch": about["torch"], "rows": rows}
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1))
+        write_text(given.json, json.dumps(result, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("--device cuda: torch sees no GPU")
         # Time on a GPU is dear: what a library warns of is shown, and the row kept.
         config.addinivalue_line("filterwarnings", "default::UserWarning")
+    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used:pytest.PytestWarning")  # cut short
     _chosen(config)
     config.stash[RESULTS] = results_of(config)
 
@@ -210,8 +211,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     item.config.stash[RESULTS].write_part(item.config, every=5.0)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(hookwrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
+    yield
     results = session.config.stash[RESULTS]
     results.is_cut |= bool(session.shouldfail or session.shouldstop)
     if not results.finish(session.config, exitstatus):
@@ -248,4 +250,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if not config.getoption("collectonly") and (benchmarks := results.benchmarks(config)):
         terminalreporter.section("hanops")
+        if config.getoption("--rehearse"):
+            terminalreporter.write_line("a rehearsal: times of the interpreter and the emulator say nothing of a GPU")
         terminalreporter.write_line(table.summary(benchmarks))

@@ -114,7 +114,7 @@ def pytest_of(*arguments: str, device: str) -> tuple[str, ...]:
 
 def benchmarks(groups: str, seconds: int, out: Path, *more: str, rehearse: bool) -> tuple[str, ...]:
     chosen = ["benchmarks/bench_han_stack.py", "--benchmark-only", "--benchmark-columns=median,iqr,rounds"]
-    chosen += ["--groups", groups, "--results", str(out), "--seconds", str(seconds), *more]
+    chosen += ["--groups", groups, "--results", str(out), "--seconds", str(5 if rehearse else seconds), *more]
     rivals = "HanStack and forward" if rehearse else "not compiled"
     chosen += ["-k", rivals, *(["--rehearse"] if rehearse else [])]
     return pytest_of(*chosen, device="cpu" if rehearse else "cuda")
@@ -156,7 +156,7 @@ def first(out: Path, rehearse: bool) -> list[Part]:
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--print-limit", "20", "--tool")
     checked: dict[str, Any] = {"read": read_sanitizer, "optional": True, "beside": True}
     checked["needs"] = ("compute-sanitizer", "program")
-    tall = ("tests/test_tall_tiles.py", "-k", "cuda and 64-bfloat16" if rehearse else "cuda")
+    tall = ("tests/test_tall_tiles.py", "-k", "test_forward and cuda and 64-bfloat16" if rehearse else "cuda")
     few = ("tests/test_han_stack_backward.py", "-k", "training and cuda")
     rest = ("tests", "--ignore=tests/test_tall_tiles.py", "-k", "cuda and not triton")
     return [
@@ -193,7 +193,7 @@ def second(out: Path, rehearse: bool, programs: list[str]) -> list[Part]:
             "two builds, A and B",
             (*compare, *words(cases), "--turns", "2", "--repeats", repeats),
             45,
-            ("programs",),
+            ("program", "programs"),
             optional=True,
         ),
         Part("tests of Triton", tests(*kind, *quiet, device="cpu" if rehearse else "cuda"), 100, (), read_tests),
@@ -205,12 +205,12 @@ def resources(given: argparse.Namespace, call: str, programs: list[str]) -> Call
     """Returns a call that knows what is there, what is being made and what is not there."""
 
     def lack(need: str) -> str | None:
-        if need == "programs" and not given.rehearse:
+        if need == "programs":
             missing = [path for path in programs if not Path(path).exists()]
-            return f"{missing[0]} is not there" if missing else None
-        if need in ("native", "program", "programs"):
+            return f"{missing[0]} is not there" if missing else None if len(programs) == 2 else "no second build"
+        if need in ("native", "program"):
             being_made = any(running.part.name == "native code" for running in made.alive)
-            return prepare.lack("native" if need == "native" else "program", being_made)
+            return prepare.lack(need, being_made)
         if given.rehearse:
             return f"{need} needs a GPU"
         return None if shutil.which(need) else f"{need} is not installed"
@@ -230,8 +230,9 @@ def run(given: argparse.Namespace, call: str) -> bool:
     for file in prepare.READY.iterdir():
         file.unlink()
     given.out = given.out.resolve()
-    emulated = [str(prepare.EMULATED)] * 2
-    programs = given.programs or (emulated if given.rehearse else [str(GPU / "profile-a"), str(GPU / "profile-b")])
+    program = str(prepare.PROGRAM)
+    builds = [str(file) for name in ("profile-a", "profile-b") if (file := GPU / name).exists()]
+    programs = given.programs or ([program] * 2 if given.rehearse else [*builds, program][:2])
     parts = first(given.out, given.rehearse) if call == "first" else second(given.out, given.rehearse, programs)
     if given.rehearse:
         print(f"On 16 cores and a GPU the parts of gpu-{call} may take {longest(parts):.0f} s of {TOTAL[call]:.0f} s:")

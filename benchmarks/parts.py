@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-GRACE = 3.0  # seconds between the request to stop and the end
+GRACE = 5.0  # seconds between the request to stop and the end
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ python benchmarks/prepare.py --ship   build/gpu/profile-<hash of the sources>, f
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
@@ -20,7 +21,8 @@ GPU = ROOT / "build" / "gpu"
 MODULE = (".", "cpu", "cuda")  # what the extension module is compiled from, in csrc
 READY = ROOT / "build" / "gpu-ready"  # a file for each thing that is there
 PROGRAM = READY / "han_stack_profile"
-EMULATED = ROOT / "build" / "cmake" / "emulated_profile"
+DEVELOPED = ROOT / "build" / "cmake"
+EMULATED = DEVELOPED / "emulated_profile"
 BUILD = ROOT / "build" / "gpu-build"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -89,13 +91,13 @@ def capability() -> str:
     return lines[0] if lines else "9.0"
 
 
-def cmake(target: str, folder: Path = BUILD, **environment: str) -> bool:
+def cmake(target: str, **environment: str) -> bool:
     """Configures and builds a target: CMakeLists.txt is all that this needs, whichever setuptools is here."""
     major = capability().split(".")[0]
     architecture = {"8": "80", "9": "90"}.get(major, "100")
     options = ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}", f"-DHANOPS_PROFILE={architecture}"]
-    return run(["cmake", "-S", ROOT, "-B", folder, *options], **environment) and run(
-        ["cmake", "--build", folder, "--target", target], **environment
+    return run(["cmake", "-S", ROOT, "-B", BUILD, *options], **environment) and run(
+        ["cmake", "--build", BUILD, "--target", target], **environment
     )
 
 
@@ -174,9 +176,16 @@ def prepare_module(build: bool) -> bool:
     return of != these and take_module(GPU / name, f"OF OTHER SOURCES: these are {these}")
 
 
+def built_for_tests(*targets: str) -> bool:
+    """Builds targets in the folder of `make build`, when the tests build nothing there: Ninja locks nothing."""
+    with (DEVELOPED / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run(["cmake", "--build", DEVELOPED, "--target", *targets])
+
+
 def rehearse() -> bool:
     """The emulated program, and the module that `make build` has left."""
-    if not run(["cmake", "--build", EMULATED.parent, "--target", EMULATED.name]):
+    if not built_for_tests(EMULATED.name, "cuda_emulator"):
         return False
     install(EMULATED, PROGRAM)
     ready("program", "the emulated one")
@@ -187,14 +196,13 @@ def rehearse() -> bool:
 
 def ship() -> bool:
     """Leaves the profile program of these sources in build/gpu, the commit, and the sources of the module there."""
-    folder = ROOT / "build" / "cmake"
-    if not cmake("han_stack_profile", folder):
+    if not built_for_tests("han_stack_profile"):
         return False
     GPU.mkdir(parents=True, exist_ok=True)
     for old in GPU.glob("profile-????????????"):
         old.unlink()
     target = GPU / f"profile-{sources()}"
-    install(folder / "han_stack_profile", target)
+    install(DEVELOPED / "han_stack_profile", target)
     run(["strip", target])
     (GPU / "commit").write_text(f"{commit()}\n")
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import prepare
 import pytest
 import torch
 from pytest_benchmark.utils import get_commit_info
@@ -23,14 +23,12 @@ PART = ".part.json"
 
 @cache
 def commit_info() -> dict[str, Any]:
-    """Returns the commit of this tree as it was at the start; where there is no git, what HANOPS_COMMIT names."""
+    """Returns the commit of this tree as it was at the start; where there is no git, the one that it was shipped as."""
     try:
         found: dict[str, Any] = get_commit_info()
     except Exception as error:  # of a missing git, in some versions
         found = {"id": "unknown", "error": repr(error)}
-    if found.get("id") in ("unknown", "unversioned") and "HANOPS_COMMIT" in os.environ:
-        found["id"] = os.environ["HANOPS_COMMIT"]
-    return found
+    return {**found, "id": prepare.commit()} if found.get("id") in ("unknown", "unversioned") else found
 
 
 def read(file: Path) -> dict[str, Any]:

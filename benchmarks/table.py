@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from cases import COPY, OWN
@@ -26,16 +29,48 @@ def size(value: float) -> str:
     return f"{value / 1e3:.2f} kB"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a table, its columns padded to one width; an empty string where it has no rows."""
-    if not rows:
-        return ""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    first = "| " + " | ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)) + " |"
-    return "\n".join([first, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
+@dataclass(frozen=True)
+class Table:
+    """Cells in columns of one width; false where it has no rows."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def __str__(self) -> str:
+        """The table in Markdown's form, its text as it is: for a terminal."""
+        widths = [max(len(row[i]) for row in [self.header, *self.rows]) for i in range(len(self.header))]
+        lines = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+            for row in [self.header, *self.rows]
+        ]
+        return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+    def markdown(self) -> str:
+        """Returns the table as Markdown that shows its text."""
+        return str(Table([escaped(cell) for cell in self.header], [[escaped(cell) for cell in r] for r in self.rows]))
+
+    def html(self) -> str:
+        """Returns the table as HTML that shows its text."""
+
+        def cells(row: list[str], tag: str) -> str:
+            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+
+        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
+        return f"<div class=wide><table><tr>{cells(self.header, 'th')}</tr>{body}</table></div>"
+
+
+def filled(rows: list[dict[str, str]]) -> Table:
+    """Returns a table of rows by column, without the columns that are empty in all of them."""
+    header = [column for column in (rows[0] if rows else []) if any(row[column] for row in rows)]
+    return Table(header, [[row[column] for column in header] for row in rows])
+
+
+def escaped(text: str) -> str:
+    """Returns Markdown of one line that shows a text, whatever a results file has in it."""
+    return re.sub(r"([\\`*_\[\]<>|&!#~])", r"\\\1", " ".join(text.split()))
 
 
 def _by_case(benchmarks: list[Benchmark]) -> dict[tuple[str, str, str], dict[str, Benchmark]]:
@@ -76,14 +111,16 @@ def rivals(
     groups: tuple[str, ...] = (),
     ways: tuple[str, ...] = (),
     with_limits: bool = True,
-) -> str:
+) -> Table:
     """Returns a row for each case and direction: HanStack's time, its limits, and each rival's time with the ratio."""
     cases = {
         key: found
         for key, found in _by_case(benchmarks).items()
         if (not groups or key[0] in groups) and (not ways or key[2] in ways) and OWN in found
     }
-    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in (OWN, COPY)))
+    # A copy is a column of its own, or where it was not timed with each case, a rival.
+    left = (OWN, COPY) if any("copies" in found[OWN]["extra_info"] for found in cases.values()) else (OWN,)
+    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in left))
     rows = []
     for (group, case, way), found in cases.items():
         own = found[OWN]["extra_info"]
@@ -92,11 +129,10 @@ def rivals(
         row[OWN] = f"{seconds(found[OWN]['stats']['median'])} ({own.get('backend')})"
         row |= limits(own) if with_limits else {}
         rows.append(row | {name: ratio(found[name]) if name in found else "" for name in names})
-    header = [column for column in (rows[0] if rows else []) if any(row[column] for row in rows)]
-    return markdown(header, [[row[column] for column in header] for row in rows])
+    return filled(rows)
 
 
-def shares(benchmarks: list[Benchmark]) -> str:
+def shares(benchmarks: list[Benchmark]) -> Table:
     """Returns HanStack's own rows against the two limits of the machine."""
     rows = []
     for b in benchmarks:
@@ -111,11 +147,10 @@ def shares(benchmarks: list[Benchmark]) -> str:
             "element-layers/s": f"{info['element_layers_per_s'] / 1e9:.2f} G",
         }
         rows.append(row | limits(info) | {"nearer limit": info.get("bound_by", "")})
-    header = list(rows[0]) if rows else []
-    return markdown(header, [list(row.values()) for row in rows])
+    return filled(rows)
 
 
-def one_thread(benchmarks: list[Benchmark]) -> str:
+def one_thread(benchmarks: list[Benchmark]) -> Table:
     """Returns the kernels on one thread against the rate of multiply-adds."""
     rows = []
     for b in benchmarks:
@@ -124,10 +159,10 @@ def one_thread(benchmarks: list[Benchmark]) -> str:
             share = f"{info['share_of_ceiling']:.0%} (best {info['best_share']:.0%})"
             rate = f"{info['element_layers_per_s'] / 1e9:.1f} G"
             rows.append([f"{info['case']}, {info['kernel']}", seconds(b["stats"]["median"]), rate, share])
-    return markdown(["kernel, one thread", "time", "element-layers/s", "share of the instruction ceiling"], rows)
+    return Table(["kernel, one thread", "time", "element-layers/s", "share of the instruction ceiling"], rows)
 
 
-def memory(benchmarks: list[Benchmark]) -> str:
+def memory(benchmarks: list[Benchmark]) -> Table:
     """Returns what autograd keeps, and the peak of memory, by rival."""
     rows = []
     for (group, case, way), found in _by_case(benchmarks).items():
@@ -143,10 +178,10 @@ def memory(benchmarks: list[Benchmark]) -> str:
             least = f"{own['saved_bytes'] / own['saved_least']:.3f}x" if name == OWN else ""
             rows.append([f"{group}: {case}", name, size(info["saved_bytes"]), least, times, peak])
     header = ["case", "module", "saved for backward", "of y and 1 bit", "of HanStack's", "peak of a step"]
-    return markdown(header, rows)
+    return Table(header, rows)
 
 
 def summary(benchmarks: list[Benchmark]) -> str:
     """Returns all tables of a run."""
     tables = [rivals(benchmarks), shares(benchmarks), one_thread(benchmarks), memory(benchmarks)]
-    return "\n\n".join(table for table in tables if table)
+    return "\n\n".join(str(table) for table in tables if table)

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import hanops
+from hanops._files import write_text
 from hanops.distributed import shard_features
 
 NUMBER = 4  # bytes of a float32
@@ -187,7 +188,7 @@ def write(doc: Path, name: str, text: str) -> None:
     """Writes text between the markers of a name."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, after = re.split(f"{begin}.*{end}", doc.read_text(), flags=re.DOTALL)
-    doc.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    write_text(doc, f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def main() -> None:

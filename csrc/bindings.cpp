@@ -17,6 +17,14 @@ namespace py = pybind11;
 
 namespace {
 
+// What the module fits, as hanops/native.py reads it from the file before it is loaded: torch, and the CUDA of kernels.
+#ifdef HANOPS_CUDA
+#define HANOPS_KERNELS HANOPS_TORCH_CUDA
+#else
+#define HANOPS_KERNELS "none"
+#endif
+constexpr char kBuiltFor[] = "hanops._C was built for: torch=" HANOPS_TORCH_VERSION " cuda=" HANOPS_KERNELS;
+
 // Element-wise multiply-adds per second of one core, as vectors of `lanes` float32: the ceiling of the CPU kernels.
 double fma_vectors_per_second(double seconds) {
   using Clock = std::chrono::steady_clock;
@@ -51,6 +59,7 @@ py::dict build_info() {
   const auto& kernels = hanops::cpu::kernels();
   py::dict info;
   info["torch"] = HANOPS_TORCH_VERSION;
+  info["built_for"] = kBuiltFor;
   info["compiler"] = HANOPS_COMPILER;
   info["instruction_sets"] = py::str(HANOPS_INSTRUCTION_SETS).attr("split")(",");
   info["instruction_set"] = kernels.name;

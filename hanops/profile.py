@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import statistics
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,10 +121,17 @@ class Profile:
     multiply_adds_per_s: float | None
     rows: tuple[Row, ...]
 
+    @property
+    def simulator(self) -> str | None:
+        """What ran a GPU's kernels on the CPU, or None."""
+        on_cpu = {"triton": "Triton's interpreter", "cuda": "the CUDA emulator"}
+        return on_cpu.get(self.backend) if self.case.device.type == "cpu" else None
+
     def figures(self) -> dict[str, Any]:
         """Returns everything as what JSON can hold; the units are in the names, and SI."""
         case = {**asdict(self.case), "dtype": self.case.storage, "device": str(self.case.device)}
-        return {"hanops": hanops.__version__, "torch": torch.__version__, **asdict(self), "case": case}
+        versions = {"hanops": hanops.__version__, "torch": torch.__version__}
+        return {**versions, **asdict(self), "case": case, "simulator": self.simulator}
 
     def __str__(self) -> str:
         case = self.case
@@ -133,6 +141,10 @@ class Profile:
         lines = [
             f"hanops {hanops.__version__}, torch {torch.__version__}, backend {self.backend}, {self.where}",
             f"x {list(case.shape)} of {case.storage}, depth {case.depth}",
+        ]
+        if self.simulator is not None:
+            return "\n".join([*lines, f"{self.simulator} ran: its times say nothing of a GPU, and are not shown"])
+        lines += [
             f"ceilings, measured in the same turns: copy {self.copy_bytes_per_s * 1e-9:.1f} GB/s, "
             f"instructions {instructions}",
             "",
@@ -213,7 +225,11 @@ def _multiply_add_rate(device: torch.device, arithmetic: torch.dtype) -> Callabl
         from hanops.triton.ceiling import multiply_adds
 
         run, count = multiply_adds(arithmetic, device)
-        seconds = _timer(run, device)
+        try:
+            seconds = _timer(run, device)
+        except Exception as error:  # where Triton finds no C compiler, say: the copy and the kernels are still timed
+            warnings.warn(f"the rate of multiply-adds is not measured: {error}", stacklevel=2)
+            return None
         return lambda: count / seconds()
     if native is None:
         return None

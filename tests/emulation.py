@@ -37,8 +37,9 @@ def build(*targets: str) -> None:
 
 
 def available() -> bool:
-    """Tells whether the native code was built here, so that the emulator can be."""
-    return hanops.ops.native is not None and (BUILD / "CMakeCache.txt").exists()
+    """Tells whether the package under test is this folder's, and was built here, so that the emulator can be."""
+    here = Path(hanops.__file__).parent.parent == ROOT
+    return here and hanops.ops.native is not None and (BUILD / "CMakeCache.txt").exists()
 
 
 @cache

@@ -1,6 +1,8 @@
 """The benchmarks' own arithmetic, and that the report is made from a results file."""
 
+import html
 import json
+import re
 import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,11 +21,13 @@ import bench_han_stack  # noqa: E402
 import ceilings  # noqa: E402
 import growth  # noqa: E402
 import measure  # noqa: E402
+import plots  # noqa: E402
 import ratios  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
 import table  # noqa: E402
 from cases import (  # noqa: E402
+    BF16,
     COPY,
     DEEP,
     EAGER,
@@ -32,6 +36,8 @@ from cases import (  # noqa: E402
     LINEAR,
     OWN,
     SLIM,
+    TF32,
+    TUNED,
     Case,
     Group,
     gpu_groups,
@@ -220,33 +226,45 @@ def results(gpu: bool) -> dict:
     """A results file as the benchmarks write it, of times that follow known laws."""
     benchmarks = []
 
-    def add(group, rival, way, rows, features, layers, seconds, **info):
-        info |= {"bytes_moved": 8 * rows * features, "bytes_per_s": 1e9, "element_layers_per_s": 1e9, "backend": "cpu"}
-        info |= {"share_of_copy": 0.3, "share_of_instructions": 0.5, "bound_by": "instructions"} if rival == OWN else {}
-        info |= {"kind": "group", "group": group, "rival": rival, "way": way, "rows": rows, "features": features}
-        info |= {"layers": layers, "dtype": "float32", "device": "cuda" if gpu else "cpu"}
-        info |= {"case": str(Case(rows, features, layers))} | (
-            {"ratio": 2.0, "ratio_noise": 0.1} if rival != OWN else {}
-        )
+    def add(group, rival, way, case, seconds, **info):
+        moved, own = case.bytes_moved(way), rival.startswith(OWN)
+        info |= {"bytes_moved": moved, "bytes_per_s": moved / seconds, "element_layers_per_s": 1e9, "backend": "cpu"}
+        if own:
+            info |= {"share_of_copy": 0.3, "share_of_instructions": 0.5, "bound_by": "instructions"}
+        if own and gpu:
+            info |= {"copies": 1.06 * moved / case.bytes_moved("forward"), "copies_noise": 0.02}
+        info |= {"kind": "group", "group": group, "rival": rival, "way": way, "rows": case.rows, "case": str(case)}
+        info |= {"features": case.features, "layers": case.layers, "dtype": case.dtype_name}
+        info |= {"device": "cuda" if gpu else "cpu"} | ({} if rival == OWN else {"ratio": 2.0, "ratio_noise": 0.1})
         stats = {"median": seconds, "iqr": 0.1 * seconds, "data": [seconds]}
-        benchmarks.append({"extra_info": info, "stats": stats, "group": group, "fullname": f"{group} {rival} {way}"})
+        name = f"test_group[{group}: {case}, {way}, {rival}]"
+        benchmarks.append({"extra_info": info, "stats": stats, "group": group, "fullname": name})
 
+    owns = (OWN, f"{OWN}, triton") if gpu else (OWN,)
+    small = [name for name in gpu_groups(True)[2].rivals if name != COPY] if gpu else [OWN, LINEAR, EAGER]
     for way, factor in (("forward", 1e-9), ("both", 3e-9)):
         for n in (1, 4, 16, 64, 256):
             for rival, cost in ((OWN, 1.0), (DEEP, 20.0), (EAGER, 9.0)):
-                memory = {
-                    "saved_bytes": 4 * 2**20 + n * 2**17,
-                    "saved_least": 4 * 2**20 + n * 2**17,
-                    "peak_bytes": n * 10**6,
-                }
-                add("depth", rival, way, 4096, 256, n, cost * factor * 2**20 * n, **(memory if way == "both" else {}))
-            add("batch", OWN, way, 4096 * n, 256, 16, factor * 2**24 * n)
-            add("width", OWN, way, 1024, 64 * n, 16, factor * 2**20 * n)
-            add("width", LINEAR, way, 1024, 64 * n, 16, factor * 2**20 * n * n / 9)
-        add("small networks", OWN, way, 100, 30, 20, 1e-4)
-        add("small networks", LINEAR, way, 100, 30, 20, 1.1e-4)
+                kept = 4 * 2**20 + n * 2**17
+                memory = {"saved_bytes": kept, "saved_least": kept, "peak_bytes": n * 10**6} if way == "both" else {}
+                add("depth", rival, way, Case(4096, 256, n), cost * factor * 2**20 * n, **memory)
+            add("batch", OWN, way, Case(4096 * n, 256, 16), factor * 2**24 * n)
+            for own in owns:
+                cost = 1.0 + 0.3 * owns.index(own)
+                add("width", own, way, Case(2**20 // n if gpu else 1024, 64 * n, 16), cost * factor * 2**20 * n)
+            add("width", LINEAR, way, Case(2**20 // n if gpu else 1024, 64 * n, 16), factor * 2**20 * n * n / 9)
+        for case in (Case(100, 30, 20), Case(256, 784, 20)):
+            for i, name in enumerate(small):
+                add("small networks", name, way, case, 1e-4 * (1 + i) * case.features / 30)
+        for features in (256, 1024, 4096) if gpu else ():
+            for case in (Case(2**26 // features, features, 1, t) for t in (torch.float32, torch.bfloat16)):
+                for own in owns:
+                    add("one layer", own, way, case, case.bytes_moved(way) / 3e12)
     machine = {"cpu": {"brand_raw": "a processor"}, "threads": 2, "hanops": "0", "torch": "2"}
-    machine |= {"ceilings": {"copy_bytes_per_s": 1e10, "operations_per_s": 1e11}} | ({"gpu": "a GPU"} if gpu else {})
+    machine |= {"ceilings": {"copy_bytes_per_s": 1e10, "operations_per_s": 1e11}}
+    if gpu:
+        machine |= {"gpu": "NVIDIA H100", "sm_mhz": 345.0, "most_sm_mhz": 1980.0, "power_cap_w": 700.0, "cuda": "13.0"}
+        machine |= {"clocks": {"sm_mhz": 1755.0, "memory_mhz": 2619.0}, "triton": "3.6.0", "driver": "580.1"}
     commit = {"id": "0123456789", "dirty": False}
     return {"machine_info": machine, "commit_info": commit, "datetime": "2026-01-02T03", "benchmarks": benchmarks}
 
@@ -260,7 +278,7 @@ def test_report(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", arguments)
     report.main()
     page = (out / "index.html").read_text()
-    assert page.count("<img") == len(report.PLOTS)
+    assert page.count("<img") == len(plots.PLOTS) - 1  # but those of one layer in copies
     assert "Not measured on a GPU" in page
     assert 'src="data:image/png' in page
     assert "http" not in page.split("<body>")[-1].replace("http://www.w3.org", "")
@@ -270,17 +288,64 @@ def test_report(tmp_path, monkeypatch):
     assert "old" not in text
     assert text.count("](report/cpu-") == 2
     assert all((tmp_path / name).exists() for name in ("report/cpu-width.png", "report/cpu-memory.png"))
-    (folder / "gpu.json").write_text(json.dumps(results(True)))
+
+
+def test_report_of_a_gpu(tmp_path, monkeypatch, capsys):
+    folder, out = tmp_path / "results", tmp_path / "report"
+    folder.mkdir()
+    (folder / "cpu.json").write_text(json.dumps(results(False)))
+    (folder / "nvidia-h100.json").write_text(json.dumps(results(True)))
+    (folder / "nvidia-a100.part.json").write_text(json.dumps(results(True)))
+    (folder / "gpu-first.json").write_text('{"parts": []}')
+    (folder / "torn.json").write_text(json.dumps(results(True))[:-100])
+    out.mkdir()
+    (out / "old.png").touch()
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(folder), "--out", str(out)])
     report.main()
-    page = (out / "index.html").read_text()
-    assert page.count("<img") == 2 * len(report.PLOTS)
+    page, said = (out / "index.html").read_text(), capsys.readouterr().out
+    assert page.count("<img") == len(list(out.iterdir())) - 1 == 3 * len(plots.PLOTS) - 1
     assert "Not measured" not in page
+    assert (
+        "<h2>nvidia-h100</h2><p class=about>NVIDIA H100, 1755 of at most 1980 MHz, memory 2619 MHz, cap 700 W" in page
+    )
+    assert "driver 580.1, CUDA 13.0; hanops 0 at 012345678; torch 2, Triton 3.6.0" in page
+    assert "<h2>nvidia-a100, unfinished</h2>" in page
+    assert page.count("This run was cut short") == 1
+    assert page.count("<th>in copies of x</th>") == 4
+    assert "<td>1.06 ± 0.02</td>" in page
+    assert all(f"<th>{html.escape(name)}</th>" in page for name in (SLIM, f"{DEEP}{BF16}", f"{LINEAR}{TF32}", TUNED))
+    assert f"left out: {folder / 'gpu-first.json'} is no results file" in said
+    assert f"left out: {folder / 'torn.json'} is no results file, or not a whole one" in said
+
+
+def test_names_in_a_results_file_stay_text(tmp_path):
+    """A pipe, a tag or a link in a case, a rival or a backend: the README and the page show it."""
+    odd = "a | b <i>c</i> [d](http://e) `f`\n# g"
+    made = results(False)
+    for bench in made["benchmarks"]:
+        if bench["extra_info"]["group"] == "small networks":
+            bench["extra_info"] |= {"case": odd, "backend": odd}
+            if bench["extra_info"]["rival"] == LINEAR:
+                bench["extra_info"]["rival"] = odd
+    made["machine_info"]["cpu"]["brand_raw"] = odd
+    found = table.rivals(made["benchmarks"], ("small networks",), ("both",))
+    lines = found.markdown().splitlines()
+    shown = r"a \| b \<i\>c\</i\> \[d\](http://e) \`f\` \# g"
+    assert len(lines) == 3
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == len(found.header) + 1 for line in lines)
+    assert lines[0].count(shown) == 1
+    assert lines[2].count(shown) == 2
+    assert "<i>" not in found.html()
+    (tmp_path / "cpu.json").write_text(json.dumps(made))
+    part = report.readme_part(tmp_path / "cpu.json", tmp_path / "report", tmp_path / "README.md")
+    assert part.startswith(shown)
+    assert not re.search(r"(?<!\\)[<`\[]", part.replace("![", ""))
 
 
 def test_growth_of_known_laws(tmp_path):
     file = tmp_path / "cpu.json"
     file.write_text(json.dumps(results(False)))
-    _, frame = report.read(file)
+    _, frame = plots.read(file)
     fits = growth.time_fits(frame)
     assert set(fits["time over"]) == {"rows", "features", "layers"}
     assert fits["exponent"].to_list() == pytest.approx([1.0] * len(fits))
@@ -291,17 +356,17 @@ def test_growth_of_known_laws(tmp_path):
 def test_crossover_is_between_the_points(tmp_path):
     file = tmp_path / "cpu.json"
     file.write_text(json.dumps(results(False)))
-    _, frame = report.read(file)
+    _, frame = plots.read(file)
     swept = frame[(frame["group"] == "width") & (frame["way"] == "both")]
     own, dense = (swept[swept["rival"] == name] for name in (OWN, LINEAR))
-    assert report.crossover(own, dense, "features") == pytest.approx(64 * 9, rel=1e-6)
+    assert plots.crossover(own, dense, "features") == pytest.approx(64 * 9, rel=1e-6)
 
 
 def test_tables_are_markdown():
     text = table.rivals(results(False)["benchmarks"], ("small networks",), ("both",))
-    header, line, row = text.splitlines()
+    header, line, row = str(text).splitlines()[:3]
     assert header.count("|") == line.count("|") == row.count("|")
     assert "100.0 us (cpu)" in row
     assert "2.00x ± 0.10" in row
-    assert table.markdown(["a"], []) == ""
+    assert not table.Table(["a"], [])
     assert {COPY, HOUSEHOLDER}

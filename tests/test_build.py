@@ -1,13 +1,16 @@
 """The package as it is built: without native code, for another torch, and what the native module leaves behind."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 import test_compatibility
+import torch
 
 import hanops
 
@@ -70,15 +73,43 @@ def test_without_native_code(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_library_that_does_not_load(tmp_path):
-    """A module that was linked against another torch fails with undefined symbols: the error says what to do."""
-    import importlib.machinery
+REMEDY = f"{sys.executable} -m pip install --no-build-isolation --force-reinstall --no-deps ."
 
-    folder = copy_of_package(tmp_path)
-    (folder / "hanops" / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF of another time")
+
+def import_with_module(folder: Path, code: bytes) -> str:
+    module = copy_of_package(folder) / "hanops" / f"_C{EXTENSION_SUFFIXES[0]}"
+    module.write_bytes(code)
     done = run(folder, "import hanops")
-    assert "hanops: the native library does not load with torch" in done.stderr
-    assert "Reinstall hanops" in done.stderr
+    assert done.returncode != 0
+    assert f"ImportError: hanops: the native library {module} " in done.stderr
+    assert REMEDY in done.stderr
+    return done.stderr
+
+
+def test_library_that_does_not_load(tmp_path):
+    told = import_with_module(tmp_path, b"\x7fELF of another time")
+    assert f"does not load with torch {torch.__version__} with" in told
+    assert "it tells not what it was built for" in told
+
+
+@pytest.mark.skipif(hanops.ops.native is None, reason="no native module")
+@pytest.mark.parametrize(
+    ("field", "other", "named"),
+    [
+        ("torch", "1.98.7", r"torch 1\.98\.7 +with(out CUDA| CUDA \d)"),
+        ("cuda", "9.87", r"torch \S+ with CUDA 9\.87"),
+    ],
+)
+def test_library_of_another_torch(tmp_path, field, other, named):
+    """It would load, as far as it has the symbols, and crash later: it is told apart before that."""
+    code = Path(hanops.ops.native.__file__).read_bytes()
+    mark = hanops.ops.native.build_info()["built_for"]
+    found = re.search(rf"{field}=(\S+)", mark)
+    assert found
+    edited = mark.replace(found[0], f"{field}={other}".ljust(len(found[0])))
+    assert len(edited) == len(mark)
+    told = import_with_module(tmp_path, code.replace(mark.encode(), edited.encode()))
+    assert re.search(rf"was built for {named}.*, but torch {re.escape(torch.__version__)} with", told)
 
 
 @pytest.mark.skipif(hanops.ops.native is None or shutil.which("nm") is None, reason="needs the native module and nm")

@@ -133,8 +133,8 @@ BROKEN = {  # the file, what is edited there, and what is found
     ),
     "load off by one": (
         "han_stack_rows.cuh",
-        r"items\[j\] = read\(row \+ first \+ j\)",
-        "items[j] = read(row + first + j + 1)",
+        r"read\(from \+ i\)",
+        "read(from + i + 1)",
         "outside of",
     ),
     "store off by one": (

@@ -16,7 +16,7 @@ import compare_programs  # noqa: E402
 import gpu  # noqa: E402
 import nvidia  # noqa: E402
 import prepare  # noqa: E402
-from parts import Call, Part, longest, stages_of  # noqa: E402
+from parts import GRACE, Call, Part, longest, stages_of  # noqa: E402
 
 
 def python(script: str) -> tuple[str, ...]:
@@ -148,10 +148,10 @@ def test_what_lacks_is_skipped(tmp_path, optional):
 def test_the_call_ends_in_time(tmp_path):
     """The second part gets what the first has left, the third nothing."""
     sleep = python("import time; time.sleep(60)")
-    call = call_in(tmp_path, total=6.0)
+    call = call_in(tmp_path, total=GRACE + 3)
     begin = time.monotonic()
     assert not call.run([Part(name, sleep, 2 if name == "a" else 50) for name in "abc"])
-    assert time.monotonic() - begin < 12
+    assert time.monotonic() - begin < GRACE + 9
     assert [entry["status"].split(" ")[0] for entry in results(call).values()] == ["over", "skipped:", "skipped:"]
 
 

@@ -177,6 +177,26 @@ def test_profile_runs_the_backend_that_was_asked_for(capsys):
     assert hanops.explain(torch.ones(1, 1), torch.ones(1, 1)).reason != "it was asked for"
 
 
+@pytest.mark.parametrize(
+    ("ran", "simulator"), [("triton", "Triton's interpreter"), ("cuda", "the CUDA emulator"), ("cpu", None)]
+)
+def test_times_of_a_simulator_are_not_shown(ran, simulator):
+    row = Row("forward", 2e-3, 1e-3, (1e-3, 3e-3), 10**9, 5e11, 1e12, 1.25, 0.5, "copy")
+    found = Profile(Case(4, 2, 3), ran, "a CPU", 4e11, 1e12, (row,))
+    printed = str(found)
+    assert found.figures()["simulator"] == simulator
+    assert ("share of" in printed) == (simulator is None)
+    if simulator:
+        assert printed.endswith(f"{simulator} ran: its times say nothing of a GPU, and are not shown")
+        assert "2.00" not in printed
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_interpreter_says_so(capsys):
+    assert main(["profile", *SIZES, "--backend", "triton"]) == 0
+    assert "Triton's interpreter ran: its times say nothing" in capsys.readouterr().out
+
+
 def test_without_native_code(capsys, monkeypatch):
     monkeypatch.setattr(profile, "native", None)
     assert main(["profile", *SIZES, "--backend", "reference"]) == 0

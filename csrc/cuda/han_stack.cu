@@ -96,6 +96,7 @@ int as_blocks(int64_t blocks) {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that the next call of anyone does not find it
   throw std::runtime_error(std::string("han_stack: ") + what + ": " + cudaGetErrorString(error));
 }
 
@@ -134,18 +135,19 @@ size_t Plan::reserve(size_t elements) {
   return offset;
 }
 
-// The tall tile where its blocks fill the device, else the loose one; none where the rows are too wide for both.
+// The tall tile where its blocks fill the device and a group has a whole one, else the loose one; none where the rows
+// are too wide for both.
 void Plan::choose_tile(const Rung* tall, size_t count, const Rung& loose) {
   const size_t index = std::countr_zero(static_cast<unsigned>(call_.columns)) - 5;
+  const int64_t sign_stride = int64_t{call_.abs_layers} * call_.sign_bytes;
+  call_.sign_stride = static_cast<unsigned>(sign_stride);
   if (item_ == 4 && index < count) {
     rung_ = tall + index;
     const int team = rung_->lanes * rung_->warps;
     const int64_t tiles = call_.groups * ceil_div(call_.rows, rung_->rows);
     const bool fills = tiles * team >= int64_t{device_.processors} * kFillingThreads;
-    const int64_t sign_stride = int64_t{call_.abs_layers} * call_.sign_bytes;
     const bool reachable = sign_stride * rung_->rows < int64_t{1} << 32;  // 32-bit offsets within a tile
-    call_.sign_stride = static_cast<unsigned>(sign_stride);
-    if (reachable && (fills || call_.columns > kLooseColumns)) return;
+    if (reachable && call_.rows >= rung_->rows && (fills || call_.columns > kLooseColumns)) return;
   }
   rung_ = call_.columns <= kLooseColumns ? &loose : nullptr;
   if (rung_) {
@@ -213,7 +215,7 @@ void Plan::plan_backward() {
   choose_tile(kBackward, std::size(kBackward), item_ == 8 ? kLooseBackward<double> : kLooseBackward<float>);
   const bool sums = call_.du || call_.db;
   const size_t part = call_.groups * size_t(call_.layers) * 2 * call_.columns;
-  int parts = 0;
+  int parts = 0, tile_rows = rung_ ? rung_->rows : 1;
   if (rung_) {
     const bool loose = !rung_->lanes;
     // Few rows: one block of a group does all, from packing to du.
@@ -222,13 +224,13 @@ void Plan::plan_backward() {
     const int teams = threads_ / team();
     if (call_.finish_here) {
       call_.blocks = 1;
-    } else if (rung_->sums) {
+    } else if (rung_->sums && sums) {
       const int64_t resident = resident_blocks(threads_, rung_->warps_per_processor);
       call_.blocks = blocks_with_sums(rung_->rows, teams, resident);
     } else {
       call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * teams));
     }
-    if (rung_->sums) parts = call_.blocks * teams;
+    if (rung_->sums && sums) parts = call_.blocks * teams;
   } else {
     stream_blocks_ = std::min<int64_t>(call_.groups * call_.rows, resident_blocks(kStreamThreads, 16));
     scratch_ = reserve(2 * stream_blocks_ * call_.columns);
@@ -239,11 +241,15 @@ void Plan::plan_backward() {
     const int64_t resident = ceil_div(resident_blocks(kSliceThreads, 8), slices);
     slice_blocks_ = blocks_with_sums(slice_rows, kSliceThreads / 32, resident);
     parts = slice_blocks_ * (kSliceThreads / 32);
+    tile_rows = slice_rows;
     coefficients_ = reserve(call_.groups * call_.rows * call_.layers * 2);
+    if (call_.y.data) live_ = reserve(ceil_div(call_.groups * call_.rows, item_));
   }
-  call_.parts = parts;
-  partials_ = reserve(parts * part);
-  if (sums && parts > kFewParts) totals_ = reserve(part);
+  if (!sums) return;
+  call_.folds = ceil_div(ceil_div(call_.rows, tile_rows), parts) > kFold;
+  call_.parts = parts * (call_.folds ? 2 : 1);
+  partials_ = reserve(call_.parts * part);
+  if (call_.parts > kFewParts) totals_ = reserve(part);
 }
 
 void Plan::launch(void* workspace, cudaStream_t stream) const {
@@ -256,6 +262,7 @@ void Plan::launch(void* workspace, cudaStream_t stream) const {
   call.partials = at(partials_);
   call.totals = at(totals_);
   call.coefficients = at(coefficients_);
+  call.live = static_cast<uint8_t*>(at(live_));
   call.scratch = at(scratch_);
   const Others& others = item_ == 8 ? kOthers<double> : kOthers<float>;
   const int64_t layers = call.groups * call.layers;

@@ -5,26 +5,17 @@
 
 namespace hanops::cuda {
 
-// One layer of a tile; a holds -2 w . x of this layer before, and of the next one after.
+// One layer of a tile; a holds -2 w . x of this layer before, and of the next one after, and w is this layer's, then
+// the next one's. Sign bits go to `signs` + offsets[r] for the registers in `valid`.
 template <class Tile, bool kAbs, bool kSave, class A>
-__device__ __forceinline__ void forward_layer(A (&x)[Tile::R][Tile::E], A (&a)[Tile::R], Team<Tile>& team,
-                                              const Call& call, const A* layers, int layer, uint8_t* signs,
-                                              int64_t sign_rows) {
-  const int column = Tile::V * team.lane(), columns = Tile::columns(call), stride = columns / 8;
-  const A* w = layers + int64_t(layer) * 2 * columns + column;
-  const bool last = layer + 1 == call.layers;
+__device__ __forceinline__ void forward_layer(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], A (&a)[Tile::R],
+                                              Team<Tile>& team, const A* parameters, bool last, int columns,
+                                              uint8_t* signs, const unsigned (&offsets)[Tile::R], unsigned valid) {
   A dot[Tile::R] = {};
   unsigned bits[Tile::R][Tile::V] = {};
-  reflect<Tile, kAbs, kSave>(x, a, dot, bits, w, w + columns, last ? w : w + 2 * columns, stride);
-  if (kSave && layer < call.abs_layers) {
-#pragma unroll
-    for (int r = 0; r < Tile::R; ++r) {
-      if (team.row(r) < sign_rows) {
-        uint8_t* row = signs + (int64_t(team.row(r)) * call.abs_layers + layer) * stride;
-        write_signs<Tile>(row, column, bits[r]);
-      }
-    }
-  }
+  reflect<Tile, kAbs, kSave>(x, w, a, dot, bits, parameters + columns, last ? parameters : parameters + 2 * columns,
+                             columns / 8);
+  if (kSave) write_tile_signs<Tile>(signs, offsets, valid, bits);
   if (last) return;
   team.sum(dot, A(-2));
 #pragma unroll
@@ -36,21 +27,33 @@ template <class Tile, bool kSave>
 __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const Call call) {
   using A = typename Tile::A;
   A* memory = shared_memory<A>();
-  Team<Tile> team(call.lanes, call.warps, memory);
+  Team<Tile> team(call.lanes, call.warps, memory, Tile::R);
   const int64_t group = blockIdx.x / call.blocks, block = blockIdx.x % call.blocks;
   const Packed<Tile> packed(call, group, team.warps() > 1 ? memory + 2 * team.warps() * Tile::R : memory);
-  const int64_t first = (block * team.count() + team.index()) * Tile::R;
-  const int column = Tile::V * team.lane(), stride = Tile::columns(call) / 8;
+  const TileRows<Tile> tile(block * team.count() + team.index(), call.rows);
+  const int columns = Tile::columns(call), column = Tile::V * team.lane(), stride = columns / 8;
+  const unsigned own = pinned(team.registers(tile.own));
 
-  A x[Tile::R][Tile::E], a[Tile::R] = {};
-  read_rows<Tile>(x, team, call, call.x, group, first, column, stride);
-  add_dots<Tile>(x, a, packed.layers + column, stride);
+  A x[Tile::R][Tile::E], w[Tile::E], a[Tile::R] = {};
+  read_rows<Tile>(x, team, call, call.x, group, tile.first, own, column, stride);
+  const A* parameters = packed.layers + column;
+  read_parameter<Tile>(w, parameters, stride);
+  add_dots<Tile>(x, a, w);
   team.sum(a, A(-2));
-  uint8_t* signs = call.signs + (group * call.rows + first) * call.abs_layers * stride;
-  const int64_t sign_rows = call.rows - first;
-  forward_layer<Tile, false, kSave>(x, a, team, call, packed.layers, 0, signs, sign_rows);
+  uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.abs_layers * stride;
+  unsigned offsets[Tile::R] = {};
+  if (kSave) {
+    team.row_offsets(offsets, call.sign_stride);
+#pragma unroll
+    for (int r = 0; r < Tile::R; ++r) offsets[r] = pinned(offsets[r] + column);
+  }
+  forward_layer<Tile, false, kSave>(x, w, a, team, parameters, call.layers == 1, columns, signs, offsets,
+                                    call.abs_layers > 0 ? own : 0);
   for (int layer = 1; layer < call.layers; ++layer) {
-    forward_layer<Tile, true, kSave>(x, a, team, call, packed.layers, layer, signs, sign_rows);
+    parameters += 2 * columns;
+    signs += stride;
+    forward_layer<Tile, true, kSave>(x, w, a, team, parameters, layer + 1 == call.layers, columns, signs, offsets,
+                                     layer < call.abs_layers ? own : 0);
   }
   if (call.abs_layers == call.layers) {
 #pragma unroll
@@ -59,7 +62,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const Call call) {
       for (int e = 0; e < Tile::E; ++e) x[r][e] = fabs(x[r][e]);
     }
   }
-  write_rows<Tile>(call.y.data, x, team, call, group, first, column, stride);
+  write_rows<Tile>(call.y.data, x, team, call, group, tile.first, own, column, stride);
 }
 
 // Tiles back through all layers. Each team takes every parts-th tile of a group and has partial sums of its own, so
@@ -71,31 +74,55 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
   using A = typename Tile::A;
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
   A* memory = shared_memory<A>();
-  Team<Tile> team(call.lanes, call.warps, memory);
+  Team<Tile> team(call.lanes, call.warps, memory, kDots);
   const int64_t group = blockIdx.x / call.blocks;
   const Packed<Tile> packed(call, group, team.warps() > 1 ? memory + 2 * team.warps() * kDots : memory);
-  const int columns = Tile::columns(call), stride = columns / Tile::K, sign_bytes = columns / 8;
+  const int columns = Tile::columns(call), chunk = columns / Tile::K, sign_bytes = columns / 8;
   const int column = Tile::V * team.lane();
   const int64_t part = int64_t(blockIdx.x % call.blocks) * team.count() + team.index();
   const int64_t parts = int64_t(call.blocks) * team.count();
-  const int64_t part_length = int64_t(call.layers) * 2 * columns;
-  A* sums = kSums ? static_cast<A*>(call.partials) + (group * parts + part) * part_length + column : nullptr;
+  PartialSums<Tile> sums(call, group, part, column, chunk);
   const SignPlace<Tile> place(column, sign_bytes);
+  const unsigned sign_stride = pinned(call.sign_stride);
+  // Where there are no bits, what is read ahead is not used, but must be there.
+  const uint8_t* sign_memory = call.abs_layers > 0 ? call.signs : reinterpret_cast<const uint8_t*>(packed.layers);
 
   // All teams of a block take part in every round, the last ones perhaps with no rows.
-  for (int64_t round = 0; (round * parts + part - team.index()) * Tile::R < call.rows; ++round) {
-    const int64_t first = (round * parts + part) * Tile::R;
-    const auto rows = static_cast<unsigned>(max(int64_t{0}, min(call.rows - first, int64_t{Tile::R})));
-    const uint8_t* layer_signs = call.signs + (group * call.rows + first) * call.abs_layers * sign_bytes + place.byte;
+  int64_t round = 0;
+  for (; (round * parts + part - team.index()) * Tile::R < call.rows; ++round) {
+    if (kSums) sums.template begin<kX>(round);
+    const TileRows<Tile> tile(round * parts + part, call.rows);
+    const unsigned own = team.registers(tile.own);
+    const int64_t sign_row = (group * call.rows + tile.first) * call.abs_layers + call.abs_layers - 1;
+    const uint8_t* layer_signs = sign_memory + (call.abs_layers > 0 ? sign_row * sign_bytes : 0) + place.byte;
+    unsigned signs[Tile::R] = {};
+    if (call.abs_layers == call.layers) {
+      read_tile_signs<Tile>(signs, team, layer_signs, sign_stride);
+      layer_signs -= call.layers > 1 ? sign_bytes : 0;
+    }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
-    read_rows<Tile>(g, team, call, call.dy, group, first, column, stride);
-    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, first, column, stride);
+    read_rows<Tile>(g, team, call, call.dy, group, tile.first, own, column, chunk);
+    if constexpr (kX) {
+      read_rows<Tile>(x, team, call, call.y, group, tile.first, own, column, chunk);
+      const unsigned live = nonzero_rows<Tile>(g, team);  // a row whose dy is 0 adds 0, whatever its y
+#pragma unroll
+      for (int r = 0; r < Tile::R; ++r) {
+        if (!kSums && call.live && team.lane() == 0 && own >> r & 1) {
+          write(call.live + group * call.rows + tile.first + r, static_cast<uint8_t>(live >> r & 1));
+        }
+#pragma unroll
+        for (int e = 0; e < Tile::E; ++e) x[r][e] = live >> r & 1 ? x[r][e] : A(0);
+      }
+    }
     for (int layer = call.layers - 1; layer >= 0; --layer) {
+      const int stride = Tile::T ? chunk : pinned(chunk);  // a stride of the call's makes no addresses to keep
       const A* w = packed.layers + int64_t(layer) * 2 * columns + column;
-      unsigned signs[Tile::R];
-      read_tile_signs<Tile>(signs, team, call, layer_signs + int64_t(layer) * sign_bytes, rows, layer, place);
       A dots[kDots] = {}, c[Tile::R], a[Tile::R];
-      undo_abs<Tile, kX>(g, x, signs, dots, w, w + columns, stride);
+      undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, w + columns, stride);
+      read_tile_signs<Tile>(signs, team, layer_signs, sign_stride);
+      layer_signs -= layer > 1 ? sign_bytes : 0;
+      Sums<Tile> layer_sums;
+      if (kSums) sums.template read<kX>(layer_sums, layer);
       team.sum(dots, A(-2));
 #pragma unroll
       for (int r = 0; r < Tile::R; ++r) {
@@ -105,18 +132,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
       if (!kSums && call.coefficients && team.lane() == 0) {
 #pragma unroll
         for (int r = 0; r < Tile::R; ++r) {  // the first lane's turn is 0
-          if (first + r < call.rows) write_coefficients(call, group * call.rows + first + r, layer, c[r], a[r]);
+          const int64_t row = group * call.rows + tile.first + r;
+          if (own >> r & 1) write_coefficients(call, row, layer, c[r], a[r]);
         }
       }
-      undo_reflection<Tile, kX, kSums>(g, x, c, a, w, kSums ? sums + int64_t(layer) * 2 * columns : nullptr, columns,
-                                       round == 0, stride);
+      undo_reflection<Tile, kX, kSums>(g, x, c, a, w, layer_sums, stride);
+      if (kSums) sums.template write<kX>(layer_sums, layer);
     }
-    if (call.dx) write_rows<Tile>(call.dx, g, team, call, group, first, column, stride);
+    if (call.dx) write_rows<Tile>(call.dx, g, team, call, group, tile.first, own, column, chunk);
   }
+  if (kSums) sums.template end<kX>(round);
   if constexpr (Tile::T == 0) {
     if (!call.finish_here) return;
     __syncthreads();
-    Crew<A> warp(32, 1, nullptr);
+    Crew<A> warp(32, 1, nullptr, 0);
     for (int layer = threadIdx.x / 32; layer < call.layers; layer += blockDim.x / 32) {
       finish_layer<A>(warp, call, group, layer, static_cast<const A*>(call.partials), call.parts,
                       packed.layers + int64_t(layer) * 2 * columns, packed.norms + 2 * layer);

@@ -11,50 +11,79 @@ namespace hanops::cuda {
 
 // dot += w . x
 template <class Tile, class A>
-__device__ __forceinline__ void add_dots(const A (&x)[Tile::R][Tile::E], A (&dot)[Tile::R], const A* w, int stride) {
+__device__ __forceinline__ void add_dots(const A (&x)[Tile::R][Tile::E], A (&dot)[Tile::R], const A (&w)[Tile::E]) {
 #pragma unroll
-  for (int m = 0; m < Tile::K; ++m) {
-    A w_m[Tile::V];
-    read_vector(w_m, w + m * stride);
+  for (int e = 0; e < Tile::E; ++e) {
 #pragma unroll
-    for (int r = 0; r < Tile::R; ++r) {
-#pragma unroll
-      for (int j = 0; j < Tile::V; ++j) dot[r] += x[r][m * Tile::V + j] * w_m[j];
-    }
+    for (int r = 0; r < Tile::R; ++r) dot[r] += x[r][e] * w[e];
   }
 }
 
-// x = [|]x[|] + a w + b, the sign bits of that, and the next layer's dot += |x| . next. The absolute value of x is
-// taken by who uses it, where it costs nothing; kAbs: the layer below left it to this one.
+// A lane's elements of a parameter.
+template <class Tile, class A>
+__device__ __forceinline__ void read_parameter(A (&out)[Tile::E], const A* p, int stride) {
+#pragma unroll
+  for (int m = 0; m < Tile::K; ++m) {
+    A chunk[Tile::V];
+    read_vector(chunk, p + m * stride);
+#pragma unroll
+    for (int j = 0; j < Tile::V; ++j) out[m * Tile::V + j] = chunk[j];
+  }
+}
+
+template <class Tile, class A>
+__device__ __forceinline__ void write_parameter(A* p, const A (&values)[Tile::E], int stride) {
+#pragma unroll
+  for (int m = 0; m < Tile::K; ++m) {
+    A chunk[Tile::V];
+#pragma unroll
+    for (int j = 0; j < Tile::V; ++j) chunk[j] = values[m * Tile::V + j];
+    write_vector(p + m * stride, chunk);
+  }
+}
+
+// x = [|]x[|] + a w + b, the sign bits of that, and the next layer's dot += |x| . next; w becomes next. The absolute
+// value of x is taken by who uses it, where it costs nothing; kAbs: the layer below left it to this one. A chunk's dot
+// product waits for one more chunk, while its w is read.
 template <class Tile, bool kAbs, bool kSave, class A>
-__device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], const A (&a)[Tile::R], A (&dot)[Tile::R],
-                                        unsigned (&signs)[Tile::R][Tile::V], const A* w, const A* b, const A* next,
-                                        int stride) {
+__device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], const A (&a)[Tile::R],
+                                        A (&dot)[Tile::R], unsigned (&signs)[Tile::R][Tile::V], const A* b,
+                                        const A* next, int stride) {
 #pragma unroll
-  for (int m = Tile::K - 1; m >= 0; --m) {  // the last chunk's bit ends up highest
-    A w_m[Tile::V], b_m[Tile::V], next_m[Tile::V];
-    read_vector(w_m, w + m * stride);
-    read_vector(b_m, b + m * stride);
-    read_vector(next_m, next + m * stride);
+  for (int m = Tile::K - 1; m >= -1; --m) {  // the last chunk's bit ends up highest
+    if (m >= 0) {
+      A b_m[Tile::V], next_m[Tile::V];
+      read_vector(b_m, b + m * stride);
 #pragma unroll
-    for (int r = 0; r < Tile::R; ++r) {
+      for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll
-      for (int j = 0; j < Tile::V; ++j) {
-        A& x_j = x[r][m * Tile::V + j];
-        const A z = a[r] * w_m[j] + (kAbs ? fabs(x_j) : x_j) + b_m[j];
-        if constexpr (kSave) signs[r][j] = __funnelshift_l(high_word(z), signs[r][j], 1);
-        dot[r] += fabs(z) * next_m[j];
-        x_j = z;
+        for (int j = 0; j < Tile::V; ++j) {
+          A& x_j = x[r][m * Tile::V + j];
+          const A z = a[r] * w[m * Tile::V + j] + (kAbs ? fabs(x_j) : x_j) + b_m[j];
+          if constexpr (kSave) signs[r][j] = __funnelshift_l(high_word(z), signs[r][j], 1);
+          x_j = z;
+        }
+      }
+      read_vector(next_m, next + m * stride);
+#pragma unroll
+      for (int j = 0; j < Tile::V; ++j) w[m * Tile::V + j] = next_m[j];
+    }
+    if (m + 1 < Tile::K) {
+#pragma unroll
+      for (int e = (m + 1) * Tile::V; e < (m + 2) * Tile::V; ++e) {
+#pragma unroll
+        for (int r = 0; r < Tile::R; ++r) dot[r] += fabs(x[r][e]) * w[e];
       }
     }
   }
 }
 
 // Gradient and output of a layer back to before its absolute value and bias: g = +-g, x = +-x - b; and their dots.
+// shift: of the sign bits, see SignPlace.
 template <class Tile, bool kX, class A>
 __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? Tile::R : 1][Tile::E],
-                                         const unsigned (&signs)[Tile::R], A (&dots)[kX ? 2 * Tile::R : Tile::R],
-                                         const A* w, const A* b, int stride) {
+                                         const unsigned (&signs)[Tile::R], int shift,
+                                         A (&dots)[kX ? 2 * Tile::R : Tile::R], const A* w, const A* b, int stride) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
     A w_m[Tile::V], b_m[Tile::V];
@@ -66,7 +95,7 @@ __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? T
       for (int j = 0; j < Tile::V; ++j) {
         const int e = m * Tile::V + j;
         const int bit = 8 * j + (m + 1) * (8 / Tile::K) - 1;  // see SignPlace
-        const unsigned sign = signs[r] << (31 - bit);
+        const unsigned sign = signs[r] << shift << (31 - bit);
         g[r][e] = flipped(g[r][e], sign);
         dots[r] += g[r][e] * w_m[j];
         if constexpr (kX) {
@@ -78,22 +107,42 @@ __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? T
   }
 }
 
-// Back to before the reflection: x += a w, g += c w. kSums: adds dw and db of these rows to the sums at `sums`,
-// or, where these are the first, stores them.
+// A lane's elements of the sums of a layer's dw and db.
+template <class Tile>
+struct Sums {
+  using A = typename Tile::A;
+  A dw[Tile::E] = {}, db[Tile::E] = {};
+
+  __device__ __forceinline__ void add(const Sums& other) {
+#pragma unroll
+    for (int e = 0; e < Tile::E; ++e) {
+      dw[e] += other.dw[e];
+      db[e] += other.db[e];
+    }
+  }
+
+  template <bool kX>
+  __device__ __forceinline__ void read(const A* at, int columns, int stride) {
+    if constexpr (kX) read_parameter<Tile>(dw, at, stride);
+    read_parameter<Tile>(db, at + columns, stride);
+  }
+
+  template <bool kX>
+  __device__ __forceinline__ void write(A* at, int columns, int stride) const {
+    if constexpr (kX) write_parameter<Tile>(at, dw, stride);
+    write_parameter<Tile>(at + columns, db, stride);
+  }
+};
+
+// Back to before the reflection: x += a w, g += c w; kSums: these rows' dw and db are added to `sums`.
 template <class Tile, bool kX, bool kSums, class A>
 __device__ __forceinline__ void undo_reflection(A (&g)[Tile::R][Tile::E], A (&x)[kX ? Tile::R : 1][Tile::E],
-                                                const A (&c)[Tile::R], const A (&a)[Tile::R], const A* w, A* sums,
-                                                int columns, bool first, int stride) {
+                                                const A (&c)[Tile::R], const A (&a)[Tile::R], const A* w,
+                                                Sums<Tile>& sums, int stride) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
-    A w_m[Tile::V], dw[Tile::V] = {}, db[Tile::V] = {};
+    A w_m[Tile::V];
     read_vector(w_m, w + m * stride);
-    if constexpr (kSums) {
-      if (!first) {
-        if constexpr (kX) read_vector(dw, sums + m * stride);
-        read_vector(db, sums + columns + m * stride);
-      }
-    }
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll
@@ -101,16 +150,14 @@ __device__ __forceinline__ void undo_reflection(A (&g)[Tile::R][Tile::E], A (&x)
         const int e = m * Tile::V + j;
         if constexpr (kX) {
           x[r][e] += a[r] * w_m[j];
-          dw[j] += c[r] * x[r][e];
-          dw[j] -= a[r] * g[r][e];
+          if constexpr (kSums) {
+            sums.dw[e] += c[r] * x[r][e];
+            sums.dw[e] -= a[r] * g[r][e];
+          }
         }
-        db[j] += g[r][e];
+        if constexpr (kSums) sums.db[e] += g[r][e];
         g[r][e] += c[r] * w_m[j];
       }
-    }
-    if constexpr (kSums) {
-      if constexpr (kX) write_vector(sums + m * stride, dw);
-      write_vector(sums + columns + m * stride, db);
     }
   }
 }

@@ -78,7 +78,7 @@ __device__ void finish_layer(Crew<A>& crew, const Call& call, int64_t group, int
 // One block for each layer of each group.
 template <class A>
 __global__ void prepare(const Call call) {
-  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>());
+  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>(), 1);
   const int64_t layer = blockIdx.x;
   pack_layer<A>(crew, call, layer, static_cast<A*>(call.packed) + layer * 2 * call.columns,
                 static_cast<A*>(call.norms) + layer * 2);
@@ -87,7 +87,7 @@ __global__ void prepare(const Call call) {
 // One block for each layer of each group.
 template <class A>
 __global__ void finish(const Call call) {
-  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>());
+  Crew<A> crew(32, blockDim.x / 32, shared_memory<A>(), 1);
   const int64_t layer = blockIdx.x;
   const A* sums = static_cast<const A*>(call.totals ? call.totals : call.partials);
   finish_layer<A>(crew, call, layer / call.layers, layer % call.layers, sums, call.totals ? 1 : call.parts,
@@ -129,7 +129,7 @@ struct Packed {
     if constexpr (Tile::T == 0) {
       if (!call.pack_here) return;
       A* own_norms = place + call.layers * stride;
-      Crew<A> warp(32, 1, nullptr);
+      Crew<A> warp(32, 1, nullptr, 0);
       for (int layer = threadIdx.x / 32; layer < call.layers; layer += blockDim.x / 32) {
         pack_layer<A>(warp, call, first + layer, place + layer * stride, own_norms + 2 * layer);
       }
@@ -138,6 +138,80 @@ struct Packed {
       norms = own_norms;
     }
   }
+};
+
+// ---- partial sums of dw and db
+
+constexpr int kFold = 16;  // tiles that are added up one after another
+
+// Where a team adds up dw and db, from its lanes' first column on. Sums over many tiles move on to a second set after
+// every kFold tiles, so that rounding errors do not grow with the number of rows.
+template <class Tile>
+class PartialSums {
+  using A = typename Tile::A;
+
+ public:
+  __device__ PartialSums(const Call& call, int64_t group, int64_t part, int column, int stride)
+      : call_(call), stride_(stride) {
+    A* partials = static_cast<A*>(call.partials);
+    sums_ = partials ? partials + (group * call.parts + part) * length() + column : nullptr;
+  }
+
+  // Before a team's tiles, counted from 0.
+  template <bool kX>
+  __device__ void begin(int64_t tile) {
+    starts_ = call_.folds ? tile % kFold == 0 : tile == 0;
+    if (call_.folds && starts_ && tile > 0) fold<kX>(tile > kFold);
+  }
+
+  // After all of them.
+  template <bool kX>
+  __device__ void end(int64_t tiles) {
+    if (!call_.folds || tiles > kFold) return;
+    for (int layer = 0; layer < call_.layers; ++layer) {
+      Sums<Tile>().template write<kX>(place(layer) + folded(), columns(), stride_);
+    }
+  }
+
+  // The sums so far, read early, and after a tile written back. With one row in a tile they are added last, where they
+  // need no registers in between.
+  template <bool kX>
+  __device__ __forceinline__ void read(Sums<Tile>& sums, int layer) const {
+    if (Tile::R > 1 && (kX || sums_) && !starts_) sums.template read<kX>(place(layer), columns(), stride_);
+  }
+
+  template <bool kX>
+  __device__ __forceinline__ void write(Sums<Tile>& sums, int layer) const {
+    if (!kX && !sums_) return;
+    if (Tile::R == 1 && !starts_) {
+      Sums<Tile> before;
+      before.template read<kX>(place(layer), columns(), stride_);
+      sums.add(before);
+    }
+    sums.template write<kX>(place(layer), columns(), stride_);
+  }
+
+ private:
+  template <bool kX>
+  __device__ void fold(bool more) {
+    for (int layer = 0; layer < call_.layers; ++layer) {
+      Sums<Tile> running, total;
+      running.template read<kX>(place(layer), columns(), stride_);
+      if (more) total.template read<kX>(place(layer) + folded(), columns(), stride_);
+      total.add(running);
+      total.template write<kX>(place(layer) + folded(), columns(), stride_);
+    }
+  }
+
+  __device__ int columns() const { return Tile::columns(call_); }
+  __device__ int64_t length() const { return int64_t(call_.layers) * 2 * columns(); }
+  __device__ int64_t folded() const { return call_.parts / 2 * length(); }
+  __device__ A* place(int layer) const { return sums_ + int64_t(layer) * 2 * columns(); }
+
+  const Call& call_;
+  A* sums_;
+  int stride_;
+  bool starts_ = true;
 };
 
 // ---- du and db of rows too wide for the main kernel's sums: with the coefficients at hand, columns do not meet
@@ -153,42 +227,64 @@ using Slice = Tile<A, std::is_same_v<A, double> ? 4 : 16, 1, 4, 0, 0>;
 
 // A warp takes 128 columns of every parts-th tile of a group.
 template <class A, bool kX>
-__global__ void __launch_bounds__(128) parameter_gradients(const Call call) {
+__global__ void __launch_bounds__(128, 1) parameter_gradients(const Call call) {
   using Tile = Slice<A>;
-  Team<Tile> team(32, 1, nullptr);
+  Team<Tile> team(32, 1, nullptr, 0);
   const int slices = call.columns / (32 * Tile::V), sign_bytes = call.sign_bytes;
   const int column = (blockIdx.x % slices * 32 + team.lane()) * Tile::V;
   const int64_t group = blockIdx.x / slices / call.blocks, block = blockIdx.x / slices % call.blocks;
   const int64_t part = block * team.count() + team.index(), parts = int64_t(call.blocks) * team.count();
   const A* layers = static_cast<const A*>(call.packed) + group * call.layers * 2 * call.columns + column;
-  A* sums = static_cast<A*>(call.partials) + (group * parts + part) * call.layers * 2 * call.columns + column;
   const SignPlace<Tile> place(column, sign_bytes);
+  PartialSums<Tile> sums(call, group, part, column, 0);
 
-  for (int64_t tile = part; tile == part || tile * Tile::R < call.rows; tile += parts) {
-    const int64_t first = tile * Tile::R;
-    A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
-    read_rows<Tile>(g, team, call, call.dy, group, first, column, 0);
-    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, first, column, 0);
-    for (int layer = call.layers - 1; layer >= 0; --layer) {
-      const int64_t offset = int64_t(layer) * 2 * call.columns;
-      const A* w = layers + offset;
-      A unused[kX ? 2 * Tile::R : Tile::R] = {}, c[Tile::R], a[Tile::R];
-      unsigned signs[Tile::R];
+  int64_t round = 0;
+  for (int64_t tile = part; tile == part || tile * Tile::R < call.rows; tile += parts, ++round) {
+    sums.template begin<kX>(round);
+    const int64_t first = tile * Tile::R, rows = max(int64_t{0}, min(call.rows - first, int64_t{Tile::R}));
+    const unsigned valid = (1u << rows) - 1;
+    unsigned live = 0;
+    if (kX) {
+      uint8_t flags[Tile::R] = {};
 #pragma unroll
       for (int r = 0; r < Tile::R; ++r) {
-        const int64_t row = group * call.rows + first + r;
-        const bool valid = first + r < call.rows;
-        const uint8_t* row_signs = call.signs + (row * call.abs_layers + layer) * sign_bytes;
-        signs[r] = valid && layer < call.abs_layers ? read_signs(row_signs + place.byte, place) : 0;
+        if (r < rows) flags[r] = read(call.live + group * call.rows + first + r);
+      }
+#pragma unroll
+      for (int r = 0; r < Tile::R; ++r) live |= unsigned(flags[r]) << r;
+    }
+    A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
+    read_rows<Tile>(g, team, call, call.dy, group, first, valid, column, 0);
+    if constexpr (kX) read_rows<Tile>(x, team, call, call.y, group, first, live, column, 0);
+    const int64_t row = group * call.rows + first;
+    const uint8_t* layer_signs = call.signs + row * call.abs_layers * sign_bytes + place.byte;
+    const A* coefficients = static_cast<const A*>(call.coefficients) + row * call.layers * 2;
+    for (int layer = call.layers - 1; layer >= 0; --layer) {
+      const A* w = layers + int64_t(layer) * 2 * call.columns;
+      A unused[kX ? 2 * Tile::R : Tile::R] = {}, c[Tile::R], a[Tile::R];
+      unsigned signs[Tile::R] = {};
+      Sums<Tile> layer_sums;
+      sums.template read<kX>(layer_sums, layer);
+      // Addresses are made anew for each layer: sixteen rows' would take all registers.
+      const unsigned sign_stride = pinned(call.sign_stride), pair_stride = pinned(2 * call.layers);
+#pragma unroll
+      for (int r = 0; r < Tile::R; ++r) {
         A pair[2] = {};
-        if (valid) read_vector(pair, static_cast<const A*>(call.coefficients) + (row * call.layers + layer) * 2);
+        if (valid >> r & 1) {
+          if (layer < call.abs_layers) {
+            signs[r] = read_signs<Tile>(layer_signs + layer * sign_bytes + size_t(r) * sign_stride);
+          }
+          read_vector(pair, coefficients + 2 * layer + size_t(r) * pair_stride);
+        }
         c[r] = pair[0];
         a[r] = pair[1];
       }
-      undo_abs<Tile, kX>(g, x, signs, unused, w, w + call.columns, 0);
-      undo_reflection<Tile, kX, true>(g, x, c, a, w, sums + offset, call.columns, tile == part, 0);
+      undo_abs<Tile, kX>(g, x, signs, place.shift, unused, w, w + call.columns, 0);
+      undo_reflection<Tile, kX, true>(g, x, c, a, w, layer_sums, 0);
+      sums.template write<kX>(layer_sums, layer);
     }
   }
+  sums.template end<kX>(round);
 }
 
 }  // namespace hanops::cuda

@@ -9,33 +9,33 @@ namespace hanops::cuda {
 template <class A>
 using Stream = Tile<A, 1, 8, std::is_same_v<A, double> ? 2 : 4, 32, 8>;
 
+// A lane's elements of a row of the caller's, from `column` on.
 template <class Tile, class A>
-__device__ __forceinline__ void read_scratch(A (&x)[1][Tile::E], const A* row, int stride) {
-#pragma unroll
-  for (int m = 0; m < Tile::K; ++m) {
-    A x_m[Tile::V];
-    read_vector(x_m, row + m * stride);
-#pragma unroll
-    for (int j = 0; j < Tile::V; ++j) x[0][m * Tile::V + j] = x_m[j];
-  }
+__device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Call& call, const Rows& rows, int64_t group,
+                                            int64_t row, int column, int stride) {
+  with_type<A>(call.type, [&](auto type) {
+    using S = decltype(type);
+    const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + row * rows.row_stride;
+    read_elements<Tile, S>(
+        x, data, 0, [](int) { return 0u; }, 1, column, call.features, stride, rows.vector >= Tile::V);
+  });
 }
 
 template <class Tile, class A>
-__device__ __forceinline__ void write_scratch(A* row, const A (&x)[1][Tile::E], int stride) {
-#pragma unroll
-  for (int m = 0; m < Tile::K; ++m) {
-    A x_m[Tile::V];
-#pragma unroll
-    for (int j = 0; j < Tile::V; ++j) x_m[j] = x[0][m * Tile::V + j];
-    write_vector(row + m * stride, x_m);
-  }
+__device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E], const Call& call, int64_t index,
+                                             int column, int stride) {
+  with_type<A>(call.type, [&](auto type) {
+    using S = decltype(type);
+    write_row<Tile>(static_cast<S*>(out) + index * call.features, x[0], true, column, call.features, stride,
+                    call.features % Tile::V == 0);
+  });
 }
 
 // One pass per layer updates a row and takes the next layer's dot product.
 template <class A, bool kSave>
 __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(const Call call) {
   using Tile = Stream<A>;
-  Team<Tile> team(0, 0, shared_memory<A>());
+  Team<Tile> team(0, 0, shared_memory<A>(), 1);
   const int stride = call.sign_bytes, begin = Tile::V * team.lane(), step = Tile::V * team.size();
   A* scratch = static_cast<A*>(call.scratch) + int64_t(blockIdx.x) * call.columns;
   for (int64_t index = blockIdx.x; index < call.groups * call.rows; index += gridDim.x) {
@@ -43,14 +43,11 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
     const A* w = static_cast<const A*>(call.packed) + group * call.layers * 2 * call.columns;
     A a[1] = {};
     for (int column = begin; column < stride; column += step) {
-      A x[1][Tile::E];
-      with_type<A>(call.type, [&](auto type) {
-        using S = decltype(type);
-        const S* data = static_cast<const S*>(call.x.data) + group * call.x.group_stride + row * call.x.row_stride;
-        read_row<Tile>(x[0], data, true, column, call.features, stride, call.x.vector >= Tile::V);
-      });
-      add_dots<Tile>(x, a, w + column, stride);
-      write_scratch<Tile>(scratch + column, x, stride);
+      A x[1][Tile::E], w_0[Tile::E];
+      read_stream<Tile>(x, call, call.x, group, row, column, stride);
+      read_parameter<Tile>(w_0, w + column, stride);
+      add_dots<Tile>(x, a, w_0);
+      write_parameter<Tile>(scratch + column, x[0], stride);
     }
     team.sum(a, A(-2));
     for (int layer = 0; layer < call.layers; ++layer) {
@@ -58,16 +55,17 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
       const A* next = last ? w : w + 2 * call.columns;
       A dot[1] = {};
       for (int column = begin; column < stride; column += step) {
-        A x[1][Tile::E];
+        A x[1][Tile::E], w_l[Tile::E];
         unsigned bits[1][Tile::V] = {};
-        read_scratch<Tile>(x, scratch + column, stride);
-        reflect<Tile, false, kSave>(x, a, dot, bits, w + column, w + call.columns + column, next + column, stride);
+        read_parameter<Tile>(x[0], scratch + column, stride);
+        read_parameter<Tile>(w_l, w + column, stride);
+        reflect<Tile, false, kSave>(x, w_l, a, dot, bits, w + call.columns + column, next + column, stride);
         if (with_abs) {
 #pragma unroll
           for (int e = 0; e < Tile::E; ++e) x[0][e] = fabs(x[0][e]);
-          if (kSave) write_signs<Tile>(call.signs + (index * call.abs_layers + layer) * stride, column, bits[0]);
+          if (kSave) write_signs<Tile>(call.signs + (index * call.abs_layers + layer) * stride + column, bits[0]);
         }
-        write_scratch<Tile>(scratch + column, x, stride);
+        write_parameter<Tile>(scratch + column, x[0], stride);
       }
       w = next;
       team.sum(dot, A(-2));
@@ -75,12 +73,8 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
     }
     for (int column = begin; column < stride; column += step) {
       A x[1][Tile::E];
-      read_scratch<Tile>(x, scratch + column, stride);
-      with_type<A>(call.type, [&](auto type) {
-        using S = decltype(type);
-        write_row<Tile>(static_cast<S*>(call.y.data) + index * call.features, x[0], true, column, call.features, stride,
-                        call.features % Tile::V == 0);
-      });
+      read_parameter<Tile>(x[0], scratch + column, stride);
+      write_stream<Tile>(call.y.data, x, call, index, column, stride);
     }
   }
 }
@@ -90,41 +84,46 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
 template <class A, bool kX>
 __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(const Call call) {
   using Tile = Stream<A>;
-  Team<Tile> team(0, 0, shared_memory<A>());
+  Team<Tile> team(0, 0, shared_memory<A>(), 2);
   const int stride = call.sign_bytes, begin = Tile::V * team.lane(), step = Tile::V * team.size();
   A* scratch_g = static_cast<A*>(call.scratch) + int64_t(blockIdx.x) * 2 * call.columns;
   A* scratch_x = scratch_g + call.columns;
+  Sums<Tile> none;
   for (int64_t index = blockIdx.x; index < call.groups * call.rows; index += gridDim.x) {
     const int64_t group = index / call.rows, row = index % call.rows;
     const A* layers = static_cast<const A*>(call.packed) + group * call.layers * 2 * call.columns;
     A c[1] = {}, a[1] = {};  // of the layer above
+    bool live = false;
+    if (kX) {
+      for (int column = begin; column < stride; column += step) {
+        A g[1][Tile::E];
+        read_stream<Tile>(g, call, call.dy, group, row, column, stride);
+        live |= has_nonzero(g[0]);
+      }
+      live = team.join(live) != 0;
+      if (call.live && team.lane() == 0) write(call.live + index, static_cast<uint8_t>(live));
+    }
     for (int layer = call.layers - 1; layer >= 0; --layer) {
       const bool top = layer + 1 == call.layers;
       const A* w = layers + int64_t(layer) * 2 * call.columns;
       const uint8_t* signs = call.signs + (index * call.abs_layers + layer) * stride;
       A dots[kX ? 2 : 1] = {};
       for (int column = begin; column < stride; column += step) {
-        A g[1][Tile::E], x[1][Tile::E];
+        A g[1][Tile::E], x[1][Tile::E] = {};
         if (top) {
-          with_type<A>(call.type, [&](auto type) {
-            using S = decltype(type);
-            const auto read_from = [&](A(&out)[Tile::E], const Rows& rows) {
-              const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + row * rows.row_stride;
-              read_row<Tile>(out, data, true, column, call.features, stride, rows.vector >= Tile::V);
-            };
-            read_from(g[0], call.dy);
-            if (kX) read_from(x[0], call.y);
-          });
+          read_stream<Tile>(g, call, call.dy, group, row, column, stride);
+          if (kX && live) read_stream<Tile>(x, call, call.y, group, row, column, stride);
         } else {
           const A* above = w + 2 * call.columns + column;
-          read_scratch<Tile>(g, scratch_g + column, stride);
-          if (kX) read_scratch<Tile>(x, scratch_x + column, stride);
-          undo_reflection<Tile, kX, false>(g, x, c, a, above, static_cast<A*>(nullptr), 0, false, stride);
+          read_parameter<Tile>(g[0], scratch_g + column, stride);
+          if (kX) read_parameter<Tile>(x[0], scratch_x + column, stride);
+          undo_reflection<Tile, kX, false>(g, x, c, a, above, none, stride);
         }
-        const unsigned bits[1] = {layer < call.abs_layers ? read_signs<Tile>(signs + column, {column, stride}) : 0};
-        undo_abs<Tile, kX>(g, x, bits, dots, w + column, w + call.columns + column, stride);
-        write_scratch<Tile>(scratch_g + column, g, stride);
-        if (kX) write_scratch<Tile>(scratch_x + column, x, stride);
+        const unsigned bits[1] = {layer < call.abs_layers ? read_signs<Tile>(signs + column) : 0};
+        undo_abs<Tile, kX>(g, x, bits, SignPlace<Tile>(column, stride).shift, dots, w + column,
+                           w + call.columns + column, stride);
+        write_parameter<Tile>(scratch_g + column, g[0], stride);
+        if (kX) write_parameter<Tile>(scratch_x + column, x[0], stride);
       }
       team.sum(dots, A(-2));
       c[0] = dots[0];
@@ -134,13 +133,9 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
     if (!call.dx) continue;
     for (int column = begin; column < stride; column += step) {
       A g[1][Tile::E], x[1][Tile::E];
-      read_scratch<Tile>(g, scratch_g + column, stride);
-      undo_reflection<Tile, false, false>(g, x, c, a, layers + column, static_cast<A*>(nullptr), 0, false, stride);
-      with_type<A>(call.type, [&](auto type) {
-        using S = decltype(type);
-        write_row<Tile>(static_cast<S*>(call.dx) + index * call.features, g[0], true, column, call.features, stride,
-                        call.features % Tile::V == 0);
-      });
+      read_parameter<Tile>(g[0], scratch_g + column, stride);
+      undo_reflection<Tile, false, false>(g, x, c, a, layers + column, none, stride);
+      write_stream<Tile>(call.dx, g, call, index, column, stride);
     }
   }
 }

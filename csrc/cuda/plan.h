@@ -33,14 +33,16 @@ struct Call {
   // The plan's part; the memory is of the arithmetic type, float64 or float32.
   int columns = 0;                              // features, padded to a power of two from 32
   int sign_bytes = 0;                           // of a row and layer: columns / 8
-  unsigned sign_stride = 0;                     // of a row of a tall tile: abs_layers * sign_bytes
+  unsigned sign_stride = 0;                     // of a row of a tile: abs_layers * sign_bytes
   int lanes = 0, warps = 0;                     // of a team, where the tile leaves it open
   int blocks = 1;                               // of a group
   int parts = 1;                                // partial sums of du and db of each group
+  bool folds = false;                           // the second half of them are sums of the first
   bool pack_here = false, finish_here = false;  // in the main kernel's blocks, without a launch of their own
   void *packed = nullptr, *norms = nullptr;     // (groups, layers, 2, columns), (groups, layers, 2)
   void *partials = nullptr, *totals = nullptr;  // (groups, parts, layers, 2, columns), (groups, 1, layers, 2, columns)
   void* coefficients = nullptr;                 // (groups, rows, layers, 2)
+  uint8_t* live = nullptr;                      // (groups, rows): whether dy has an element that is not 0
   void* scratch = nullptr;                      // (blocks, columns or 2 columns)
 };
 
@@ -99,7 +101,8 @@ class Plan {
   int64_t stream_blocks_ = 0;
   size_t item_;  // bytes of an element of the arithmetic type
   size_t workspace_ = 0;
-  size_t packed_ = kNone, norms_ = kNone, partials_ = kNone, totals_ = kNone, coefficients_ = kNone, scratch_ = kNone;
+  size_t packed_ = kNone, norms_ = kNone, partials_ = kNone, totals_ = kNone, coefficients_ = kNone, live_ = kNone,
+         scratch_ = kNone;
 };
 
 }  // namespace hanops::cuda

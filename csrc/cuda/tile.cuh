@@ -39,6 +39,20 @@ struct Tile {
   static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
 };
 
+// Which rows a tile holds. The last tile of a group starts early enough to be full, so that no access needs a check,
+// and leaves the rows that it shares with the tile before to that one. A group has at least R rows.
+template <class Tile>
+struct TileRows {
+  int64_t first;
+  unsigned own;  // bit r: row first + r is this tile's own
+
+  __device__ TileRows(int64_t tile, int64_t rows) : first(min(tile * Tile::R, rows - Tile::R)) {
+    constexpr unsigned kAll = (1u << Tile::R) - 1;
+    const int64_t shared = tile * Tile::R - first;
+    own = shared < Tile::R ? kAll << shared & kAll : 0;
+  }
+};
+
 // The lanes that hold the same rows, and sums over them.
 //
 // Registers hold rows in an order that depends on the lane: register r of a lane is row r ^ turn(). Two lanes whose
@@ -49,8 +63,10 @@ class Team {
   static constexpr int F = Tile::F;
 
  public:
-  // exchange: memory of the block for 2 * warps * values, where a team has more than one warp.
-  __device__ Team(unsigned lanes, unsigned warps, A* exchange) : lanes_(lanes), warps_(warps), exchange_(exchange) {}
+  // exchange: memory of the block for 2 * warps * values, the most that a sum takes, where a team has more than one
+  // warp.
+  __device__ Team(unsigned lanes, unsigned warps, A* exchange, unsigned values)
+      : lanes_(lanes), warps_(warps), exchange_(exchange), values_(values) {}
 
   __device__ unsigned lanes() const { return Tile::T ? Tile::T : lanes_; }  // of a warp
   __device__ unsigned warps() const { return Tile::T ? Tile::W : warps_; }
@@ -60,11 +76,44 @@ class Team {
   __device__ unsigned count() const { return blockDim.x / size(); }
   __device__ unsigned row(unsigned r) const { return r ^ turn(); }
 
+  // A set of rows, bit r for row r, as the set of this lane's registers: bit r for register r; and back.
+  __device__ unsigned registers(unsigned rows) const {
+#pragma unroll
+    for (int bit = 0; bit < 4; ++bit) {
+      constexpr unsigned kLow[] = {0x5555, 0x3333, 0x0f0f, 0x00ff};
+      const int h = 1 << bit;
+      if (h < Tile::R && turn() & h) rows = (rows & kLow[bit]) << h | (rows >> h & kLow[bit]);
+    }
+    return rows;
+  }
+
+  // row(r) * stride for each register, modulo 2^32: each from an earlier one, whose register differs in one bit.
+  __device__ void row_offsets(unsigned (&offsets)[Tile::R], unsigned stride) const {
+    offsets[0] = turn() * stride;
+#pragma unroll
+    for (unsigned r = 1; r < Tile::R; ++r) {
+      const unsigned bit = r & -r;
+      offsets[r] = offsets[r - bit] + (turn() & bit ? 0 - bit * stride : bit * stride);
+    }
+  }
+
   // Sums v[i] over the team and multiplies by `factor`; i % R is the register of a row. Every lane gets the sums of its
   // own rows.
   template <int N>
   __device__ void sum(A (&v)[N], A factor = 1) {
     reduce(v, Add(), factor);
+  }
+
+  // Joins the lanes' sets of rows; bit r is row r.
+  __device__ unsigned join(unsigned rows) {
+    for (unsigned s = lanes() / 2; s > 0; s /= 2) rows |= __shfl_xor_sync(~0u, rows, s);
+    if (warps() > 1) {
+      A* half = next_half();
+      if (threadIdx.x % 32 == 0) write(half + lane() / 32, static_cast<A>(rows));
+      __syncthreads();
+      for (unsigned warp = 0; warp < warps(); ++warp) rows |= static_cast<unsigned>(read(half + warp));
+    }
+    return rows;
   }
 
   template <int N, class Op>
@@ -104,9 +153,14 @@ class Team {
 
   // Two halves of the memory take turns, so that one barrier is enough: who writes a half again has met everyone
   // after they read it.
+  __device__ A* next_half() {
+    half_ ^= 1;
+    return exchange_ + half_ * warps() * values_;
+  }
+
   template <int N, class Op>
   __device__ void reduce_warps(A (&v)[N], Op op) {
-    A* half = exchange_ + half_ * warps() * N;
+    A* half = next_half();
     const unsigned warp = lane() / 32;
     if (threadIdx.x % 32 % step() == 0) {
 #pragma unroll
@@ -118,12 +172,11 @@ class Team {
       v[i] = read(half + i + turn());
       for (unsigned other = 1; other < warps(); ++other) v[i] = op(v[i], read(half + other * N + i + turn()));
     }
-    half_ ^= 1;
   }
 
   unsigned lanes_, warps_;
   A* exchange_;
-  int half_ = 0;
+  unsigned values_, half_ = 0;
 };
 
 }  // namespace hanops::cuda

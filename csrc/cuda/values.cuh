@@ -14,6 +14,7 @@
 namespace hanops::cuda {
 
 #ifdef HANOPS_CUDA_EMULATOR
+using emulator::pinned;
 using emulator::read;
 using emulator::write;
 using emulator::xor_and;
@@ -26,6 +27,12 @@ __device__ __forceinline__ T read(const T* p) {
 template <class T>
 __device__ __forceinline__ void write(T* p, T value) {
   *p = value;
+}
+
+// Returns v, and keeps the compiler from computing it again where it is used.
+__device__ __forceinline__ unsigned pinned(unsigned v) {
+  asm volatile("" : "+r"(v));
+  return v;
 }
 
 // x ^ (y & z) in one instruction; left to itself the compiler shares y & z, which then is one more.
@@ -64,6 +71,27 @@ __device__ __forceinline__ A to(S value) {
     return __half2float(value);
   else
     return static_cast<A>(value);
+}
+
+// N values as they lie in memory, those of 16 bits two to a word: words stay in registers until they are converted,
+// where the compiler would take single values apart at once, and so wait for each load.
+template <class S, int N>
+using Packet = std::conditional_t<sizeof(S) == 2 && N % 2 == 0, Vector<unsigned, N / 2>, Vector<S, N>>;
+
+template <class S, int N>
+__device__ __forceinline__ Packet<S, N> read_packet(const S* p) {
+  return read(reinterpret_cast<const Packet<S, N>*>(p));
+}
+
+template <class A, class S, class Packet>
+__device__ __forceinline__ A item(const Packet& packet, int i) {
+  if constexpr (sizeof(packet.items[0]) == sizeof(S)) {
+    return to<A>(packet.items[i]);
+  } else if constexpr (std::is_same_v<S, __nv_bfloat16>) {
+    return __uint_as_float(i % 2 ? packet.items[i / 2] & 0xffff0000u : packet.items[i / 2] << 16);
+  } else {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(packet.items[i / 2] >> i % 2 * 16)));
+  }
 }
 
 template <class S, class A>

@@ -62,6 +62,7 @@ void write(T* p, T value, Place place = Place::current()) {
   *p = value;
 }
 
+inline unsigned pinned(unsigned v) { return v; }
 inline unsigned xor_and(unsigned x, unsigned y, unsigned z) { return x ^ (y & z); }
 
 }  // namespace emulator

@@ -129,8 +129,6 @@ def _profile(given: argparse.Namespace) -> int:
         profile.check(case.device, given.backend)
     except ValueError as error:
         given.parser.error(str(error))
-    if given.backend in ("cuda", "triton") and case.device.type == "cpu":
-        given.parser.error(f"argument --backend: on the CPU {given.backend} is interpreted, and its times mean nothing")
     needed, there = case.bytes_held, _memory(case.device)
     if needed > there:
         given.parser.error(f"these sizes need {needed / 1e9:,.1f} GB, and {case.device} has {there / 1e9:,.1f} GB")

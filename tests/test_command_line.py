@@ -46,11 +46,9 @@ def test_a_reader_that_has_seen_enough():
         (["info", "--dtype", "float16"], "argument --dtype: is of the kernels, and needs --kernels"),
         (["profile", "--device", "cpu", "--batch", str(10**12)], "these sizes need 16,384,000.0 GB, and cpu has"),
         (["profile", "--device", "cpu", "--features", str(10**30), "--json"], "GB, and cpu has"),
-        (["profile", "--device", "cpu", "--backend", "triton"], "on the CPU triton is interpreted, and its times mean"),
     ],
 )
-def test_arguments_that_are_refused(capsys, monkeypatch, arguments, message):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_arguments_that_are_refused(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 2

@@ -136,7 +136,7 @@ class Report:
 def fuzz(backend: str, count: int, seed: int, seconds: float = float("inf")) -> Report:
     """Runs `count` cases drawn with a seed, or fewer where the seconds are over."""
     report, worker, end = Report(), Worker(backend), time.monotonic() + seconds
-    suffixes = ("",) if backend == "cpu" else ("", backend)
+    suffixes = ("", *([] if backend == "cpu" else [backend]), "differentiable")
 
     @hypothesis.seed(seed)
     @settings(

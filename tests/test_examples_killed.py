@@ -17,7 +17,8 @@ import torch
 
 for package in ("tqdm", "matplotlib", "PIL"):
     pytest.importorskip(package)
-checkpoints = pytest.importorskip("checkpoints")
+
+import checkpoints  # noqa: E402
 
 # A server imports torch and the programs once; each run is a fork of it.
 _context = get_context("forkserver")

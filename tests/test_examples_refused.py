@@ -12,8 +12,8 @@ from hanops.models import FCNet, Network
 
 for package in ("tqdm", "matplotlib", "sklearn", "foolbox"):
     pytest.importorskip(package)
-checkpoints = pytest.importorskip("checkpoints")
 
+import checkpoints  # noqa: E402
 import experiment  # noqa: E402
 import regression  # noqa: E402
 from images import Training  # noqa: E402

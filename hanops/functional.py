@@ -82,8 +82,12 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     tensor([2., 5.])
     """
     for name, vector in (("u", u), ("b", b)):
-        if not isinstance(vector, Tensor) and (name == "u" or vector is not None):
+        if vector is None and name == "b":
+            continue
+        if not isinstance(vector, Tensor):
             raise TypeError(f"han_layer: {name} must be a Tensor, got {type(vector).__name__}")
+        if vector.layout != torch.strided or vector.is_nested:
+            raise TypeError(f"han_layer: {name} must be a strided tensor, got one of layout {vector.layout}")
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
     if b is not None and b.dim() != 1:

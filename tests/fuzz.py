@@ -19,10 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import hypothesis
 from fuzz_cases import Case, Given, cases  # noqa: F401  Given: of cases that are given
-from fuzz_check import Outcome, check
+from fuzz_check import check
+from fuzz_compare import NEAR, Outcome
 from hypothesis import HealthCheck, Phase, settings
 
 import hanops
@@ -57,7 +59,7 @@ def work(backend: str, pipe: Connection, run: Callable[[Case], Outcome]) -> None
 
 
 def _place(error: BaseException) -> str:
-    frame = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith("fuzz_check.py")][-1]
+    frame = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem.startswith("fuzz_")][-1]
     return f"in {frame.name}: {frame.line}"
 
 
@@ -67,7 +69,7 @@ class Worker:
     def __init__(self, backend: str, run: Callable[[Case], Outcome] = check) -> None:
         self.backend, self.run = backend, run
         self.context = get_context("forkserver")
-        self.context.set_forkserver_preload(["fuzz", "torch._subclasses.fake_tensor"])
+        self.context.set_forkserver_preload(["hanops", "hypothesis", "numpy", "torch._subclasses.fake_tensor"])
         self.process = None
 
     def __call__(self, case: Case) -> Outcome:
@@ -115,7 +117,7 @@ class Report:
         self.kinds[outcome.kind] += 1
         self.calls[f"{case.call}{'_' + case.suffix if case.suffix else ''}"] += 1
         self.rows, self.masked = self.rows + outcome.rows, self.masked + outcome.masked
-        self.unlucky += outcome.message == "too near to kinks"
+        self.unlucky += outcome.message == NEAR
         if outcome.kind in ("failed", "crashed", "hung"):
             what = re.sub(r"\d[\d.e+-]*", "#", f"{case.call} {case.suffix} {outcome.kind}: {outcome.message}")
             self.failures.setdefault(what, []).append(case)

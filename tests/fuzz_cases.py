@@ -92,7 +92,7 @@ def make(given: Given | None, seed: int) -> Tensor | None:
     else:
         memory = torch.randn(size, generator=generator, dtype=torch.float64)
     if given.values == "large":
-        memory *= 1e3
+        memory *= 30 if given.dtype == "float16" else 1e3
     if given.values == "not finite":
         spoiled = torch.rand(size, generator=generator) < 0.02
         memory[spoiled] = torch.tensor([math.nan, math.inf, -math.inf])[torch.arange(int(spoiled.sum())) % 3].double()

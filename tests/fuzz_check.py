@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from accuracy import Problem, activations, assert_same, compare, near_kinks
-from fuzz_cases import SMALL, Case, make
+from accuracy import Problem, activations, assert_same, near_kinks
+from fuzz_cases import SMALL, Case, Given, make
+from fuzz_compare import NEAR, Outcome, Stack, compared
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hanops
-from hanops import reference
 from hanops.signs import is_chunked, sign_bytes, unpack
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-MASKED = 0.05  # of a case's rows may lie near a kink
+TRIES = 4
 NO_MEMORY = re.compile("allocate memory|overflow|out of memory|too large|exceeds", re.IGNORECASE)
-Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
-
-
-@dataclass
-class Outcome:
-    """What became of a case: 'right', 'refused', 'unmade' (for lack of memory), 'failed', 'crashed' or 'hung'.
-
-    message: of what was refused or failed. rows, masked: compared with float64, and left out for lying near a kink.
-    """
-
-    kind: str
-    message: str = ""
-    rows: int = 0
-    masked: int = 0
 
 
 # ---- what fits
@@ -136,14 +123,22 @@ def short(error: BaseException) -> str:
 
 
 def check(case: Case) -> Outcome:
-    """Runs a case; AssertionError where a result is wrong."""
+    """Runs a case, with other values where too many rows lie near a kink; AssertionError where a result is wrong."""
+    for attempt in range(TRIES):
+        outcome = _check(replace(case, seed=case.seed + 7919 * attempt))
+        if outcome.message != NEAR:
+            break
+    return outcome
+
+
+def _check(case: Case) -> Outcome:
+    for given in (case.x, case.u, case.b, case.y, case.signs):
+        if isinstance(given, Given) and math.prod(size for size in given.shape if size) >= 1 << 63:
+            return Outcome("unmade", "torch has no tensor of more elements than 63 bits count")
     torch.manual_seed(case.seed)
     if case.call == "module":
         return _check_module(case)
-    try:
-        x, u, b = (make(given, case.seed + place) for place, given in enumerate((case.x, case.u, case.b)))
-    except RuntimeError as error:
-        return Outcome("unmade", f"not run: {short(error)}")  # more elements than 64 bits count
+    x, u, b = (make(given, case.seed + place) for place, given in enumerate((case.x, case.u, case.b)))
     if case.call == "backward":
         return _check_backward(case, x, u, b)
     if case.call == "forward":
@@ -161,12 +156,12 @@ def check(case: Case) -> Outcome:
         stack = lambda x, u, b, final_abs: hanops.han_stack(x, u, b, final_abs=final_abs)  # noqa: E731
         call = partial(hanops.han_stack, x, u, b, final_abs=case.final_abs)
     settled, y = judge(call, faults, [] if faults else [list(x.shape), signs_like(x, u, True), list(u.shape)])
-    return settled or _compared(case, stack, y, x, u, b)
+    return settled or compared(case, stack, y, x, u, b)
 
 
 def _misfits_of_layer(x: Tensor | None, u: Tensor | None, b: Tensor | None) -> set[str]:
     if x is None or u is None or not is_plain(u) or (b is not None and not is_plain(b)):
-        return misfits("x", x, u, b)
+        return {"x", "u", "b"}
     if u.dim() != 1 or (b is not None and b.dim() != 1):
         return {"u", "b"}
     return misfits("x", x, u.unsqueeze(0), None if b is None else b.unsqueeze(0))
@@ -186,10 +181,7 @@ def _check_module(case: Case) -> Outcome:
     settled, module = judge(lambda: hanops.HanStack(**options, dtype=dtype), faults, [])
     if settled:
         return settled
-    try:
-        x = make(case.x, case.seed)
-    except RuntimeError as error:
-        return Outcome("unmade", f"not run: {short(error)}")
+    x = make(case.x, case.seed)
     faults, moved = {"x"}, x
     if x is not None and is_plain(x) and -x.dim() <= dim < x.dim() and not (groups and dim % x.dim() == 0):
         moved = x.movedim(dim, -1)
@@ -207,7 +199,7 @@ def _check_module(case: Case) -> Outcome:
         parameters = {"u": u} | ({} if b is None else {"b": b})
         return torch.func.functional_call(module, parameters, (x.movedim(-1, dim),)).movedim(dim, -1)
 
-    return settled or _compared(case, stack, y.movedim(dim, -1), moved, module.u, module.b)
+    return settled or compared(case, stack, y.movedim(dim, -1), moved, module.u, module.b)
 
 
 def _ops(case: Case) -> tuple[Any, Any]:
@@ -240,7 +232,7 @@ def _check_forward(case: Case, x: Tensor | None, u: Tensor | None, b: Tensor | N
     def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
         return _Direct.apply(x, u, b, final_abs, forward, backward)
 
-    return _compared(case, stack, y, x, u, b)
+    return compared(case, stack, y, x, u, b)
 
 
 class _Direct(torch.autograd.Function):
@@ -299,7 +291,7 @@ def _check_backward(case: Case, dy: Tensor | None, u: Tensor | None, b: Tensor |
     def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
         return _Direct.apply(x, u, b, final_abs, forward, backward)
 
-    outcome = _compared(case, stack, y, x, u, b)
+    outcome = compared(case, stack, y, x, u, b)
     if dy.device.type == "cpu" and dy.numel():
         whole = backward(dy, y, signs, u, b, case.final_abs, [True, True, True])
         for value, other, needed in zip(result, whole, case.needs, strict=True):
@@ -328,99 +320,3 @@ def _check_fake(op: Any, arguments: tuple[Any, ...], result: tuple[Tensor, ...] 
             pairs = zip(fake.stride(), real.stride(), real.shape, strict=True)
             same = all(a == b for a, b, size in pairs if size > 1)
             assert same, f"the fake has strides {fake.stride()}, the op {real.stride()}"
-
-
-# ---- comparing
-
-
-def _compared(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
-    """Compares a result, and the gradients that the case asks for, with float64."""
-    assert (y.shape, y.dtype, y.device) == (x.shape, x.dtype, x.device)
-    if x.device.type != "cpu" or max(*x.shape, x.numel(), *u.shape, u.numel()) > SMALL:
-        return Outcome("right")
-    assert case.x is not None
-    x, u = x.detach(), u.detach()
-    b = b if b is None else b.detach()
-    if x.numel() == 0 or u.shape[-2] == 0 or case.x.values == "zeros":
-        return _compared_exactly(case, stack, y.detach(), x, u, b)
-    if case.x.values == "not finite" and case.call != "backward":
-        return _compared_rows(case, stack, y.detach(), x, u, b)
-    p = Problem(x, u, b, torch.randn(x.shape).to(x.dtype), case.final_abs)
-    zs = activations(p)
-    near = near_kinks(p, zs)
-    rows, masked = x.numel() // x.shape[-1], int(near.sum())
-    if masked > MASKED * rows:
-        return Outcome("right", "too near to kinks")
-    p.dy[near] = 0
-    if case.u is not None and case.u.strides in ("expanded", "overlapping"):
-        _check_strides(stack, p)
-    else:
-        compare(stack, p, zs)
-    asked = [flag for flag, t in zip(case.gradients, (x, u, b), strict=True) if t is not None]
-    if any(asked) and not all(asked):
-        _check_some(case, stack, p)
-    return Outcome("right", rows=rows, masked=masked)
-
-
-def _check_strides(stack: Stack, p: Problem) -> None:
-    """Asserts that a problem's results are those of a copy without its strides.
-
-    What x and a u of repeated elements have in common cancels du, so that its error is measured by what it is a sum of.
-    """
-    whole = p.run(stack)
-    copied = Problem(p.x.contiguous(), p.u.contiguous(), p.b if p.b is None else p.b.contiguous(), p.dy, p.final_abs)
-    other = copied.run(stack)
-    du, du_of_copy = whole.pop("du"), other.pop("du")
-    for name, value in whole.items():
-        assert_same(value, other[name], exactly=False)
-    lengths = p.u.double().norm(dim=-1)
-    size = 4 * p.dy.double().norm() * p.x.double().norm() / lengths[lengths != 0].min() if lengths.any() else 0.0
-    eps = torch.finfo(du.dtype).eps + 64 * torch.finfo(reference.arithmetic_dtype(p.x.dtype)).eps
-    error = (du.double() - du_of_copy.double()).norm()
-    assert error <= eps * (du_of_copy.double().norm() + size), f"du: strides make a difference of {error:.2e}"
-
-
-def _check_some(case: Case, stack: Stack, p: Problem) -> None:
-    """Asserts that what is asked for is the same where the rest is not."""
-    whole = p.run(stack)
-    x, u, b = p.x.clone(), p.u.clone(), None if p.b is None else p.b.clone()
-    wanted = {}
-    for name, t, asked in zip(("dx", "du", "db"), (x, u, b), case.gradients, strict=True):
-        if t is not None and asked:
-            wanted[name] = t.requires_grad_()
-    grads = torch.autograd.grad(stack(x, u, b, p.final_abs), list(wanted.values()), p.dy)
-    for name, value in zip(wanted, grads, strict=True):
-        assert_same(value, whole[name], exactly=False)
-
-
-def _compared_exactly(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
-    """Compares outputs where there is nothing to derive: no rows, no layers, or rows of zeros, which are a kink."""
-    truth = reference.han_stack(x.double(), u.double(), b if b is None else b.double(), case.final_abs)
-    eps = torch.finfo(x.dtype).eps
-    torch.testing.assert_close(y, truth.to(y.dtype), rtol=16 * eps, atol=64 * eps, equal_nan=True)
-    inputs = [t.clone().requires_grad_() for t in (x, u, b) if t is not None]
-    output = stack(*inputs[:2], inputs[2] if len(inputs) > 2 else None, case.final_abs)
-    grads = torch.autograd.grad(output, inputs, torch.ones_like(output))
-    assert all(g.shape == t.shape for g, t in zip(grads, inputs, strict=True))
-    assert not x.isfinite().all() or all(g.isfinite().all() for g in grads)
-    if x.numel() == 0:
-        assert not any(g.any() for g in grads)
-    if u.shape[-2] == 0:
-        torch.testing.assert_close(y, x, rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(grads[0], torch.ones_like(x))
-    return Outcome("right")
-
-
-def _compared_rows(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
-    """Asserts that rows beside those with NaN or infinity are not touched by them, forward and backward."""
-    good = x.isfinite().all(-1)
-    clean = torch.where(good.unsqueeze(-1), x, 0).requires_grad_()
-    spoiled = x.clone().requires_grad_()
-    outputs = [stack(t, u, b, case.final_abs) for t in (clean, spoiled)]
-    gradients = [
-        torch.autograd.grad(o, t, torch.ones_like(o))[0] for o, t in zip(outputs, (clean, spoiled), strict=True)
-    ]
-    for value, other in ((outputs[0], y), (outputs[1], y), (gradients[0], gradients[1])):
-        assert_same(value[good].detach(), other[good].detach(), exactly=False)
-    assert not y[~good].isfinite().all() or good.all()
-    return Outcome("right")

@@ -15,10 +15,14 @@ from fuzz_compare import MASKED, Outcome
 CASES = {"cpu": 900, "reference": 150, "cuda": 60, "triton": 25}
 
 
-def test_no_case_fails(backend, request):
+@pytest.fixture
+def on_cpu(device) -> None:
+    if device.type != "cpu":
+        pytest.skip("the cases are of the CPU")
+
+
+def test_no_case_fails(backend, on_cpu, request):
     """No crash, no hang, every error a TypeError or ValueError that names an argument, every result as exact as due."""
-    if request.config.getoption("--device") != "cpu":
-        pytest.skip("runs on the CPU")
     report = fuzz.fuzz(backend, CASES[backend], request.config.getoption("--seed"))
     print(report)
     assert not report.failures, f"\n{report}"

@@ -51,7 +51,6 @@ class Check:
 
     def build(self, out: str | None) -> None:
         """Builds the package; a second call compiles what changed. A copy of the module, stripped, goes to `out`."""
-        shutil.rmtree(self.package, ignore_errors=True)
         folders = ("--build-lib", self.package)
         build = ("build_py", *folders, "build_ext", *folders, "--build-temp", self.build_folder)
         architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
@@ -66,10 +65,11 @@ class Check:
             print(f"{stripped}: {stripped.stat().st_size / 1e6:.1f} MB", flush=True)
 
     def test(self, workers: int) -> None:
-        # pytest's own program, unlike python -m pytest, does not put this folder's hanops before the built one.
+        # This folder's hanops is not to come before the built one: pytest's own program, and Pythons with a safe path.
         pytest = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider", "-n", str(workers))
-        arrays = "ignore:Conversion of an array with ndim:DeprecationWarning:triton"
-        self.run(*pytest, "-W", arrays, *OWN, *OPS, PYTHONPATH=str(self.package), HANOPS_CUDA_CHECK="1")
+        arrays = "ignore:Conversion of an array with ndim:DeprecationWarning"
+        package = {"PYTHONPATH": str(self.package), "PYTHONSAFEPATH": "1", "HANOPS_CUDA_CHECK": "1"}
+        self.run(*pytest, "-W", arrays, *OWN, *OPS, **package)
 
 
 def folder_size(folder: Path) -> str:

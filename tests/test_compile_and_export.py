@@ -38,9 +38,14 @@ def test_compile(backend, device):
 
 
 @row("Compile and export", '`mode="reduce-overhead"` of the Inductor')
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # with which the Inductor opens its memory
 def test_compile_inductor(backend, device):
     model = network().to(device)
-    check_compiled(torch.compile(model, fullgraph=True, mode="reduce-overhead"), model, device)
+    compiled = torch.compile(model, fullgraph=True, mode="reduce-overhead")
+    check_compiled(compiled, model, device)
+    for _ in range(3):  # of one size: warmed up, captured and replayed
+        x = torch.randn(5, 4, device=device)
+        close(gradients(compiled, x), gradients(truth_of(model), x.double()))
 
 
 @row(

@@ -246,12 +246,15 @@ def gpu(backend, device):
 
 def test_in_a_cuda_graph(gpu):
     p = problem(64, 200, 5, torch.float32, device=gpu)
-    x, u, b = (t.contiguous() for t in p.inputs())
-    wanted = torch.autograd.grad(stack(x, u, b, True), (x, u, b), p.dy)
-    torch.cuda.synchronize()
+    inputs = p.inputs()  # leaves: what made another tensor would be differentiated on the default stream
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        wanted = torch.autograd.grad(stack(*inputs, True), inputs, p.dy)
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got = torch.autograd.grad(stack(x, u, b, True), (x, u, b), p.dy)
+        got = torch.autograd.grad(stack(*inputs, True), inputs, p.dy)
     for t in got:
         t.detach().fill_(float("nan"))
     graph.replay()

@@ -201,6 +201,7 @@ def test_in_place_ops(backend, device):
     triton="yes, not run on a GPU yet",
     reference="yes, not run on a GPU yet",
 )
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")  # torch holds its warm-up's outputs
 def test_cuda_graphs(backend, device):
     if device.type != "cuda":
         pytest.skip("needs a GPU")
@@ -224,6 +225,7 @@ def test_deterministic_algorithms(backend, device):
 
 
 @row("Life of a module", "two threads in forward and backward at once", triton="yes; its interpreter in turns")
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning")
 def test_two_threads(backend, device):
     model = network(16).to(device)
     xs = [torch.randn(40, 4, device=device) for _ in range(2)]

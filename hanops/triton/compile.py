@@ -118,8 +118,8 @@ def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
 def _source(kernel: Kernel) -> ASTSource:
     function = getattr(kernels, kernel.name)
     storage, arithmetic = _STORAGE[kernel.storage], "fp64" if kernel.storage == "float64" else "fp32"
-    pointers = {"p_signs": "u8", "p_packed": arithmetic, "p_scratch": arithmetic, "p_partials": arithmetic}
-    pointers["p_coefficients"] = arithmetic
+    own = ("p_packed", "p_scratch", "p_partials", "p_coefficients")
+    pointers = {"p_signs": "u8", "p_live": "u8", **dict.fromkeys(own, arithmetic)}
 
     def type_of(name: str) -> str:
         if name in kernel.constants:

@@ -218,6 +218,9 @@ def _backward(
         return torch.empty(shape, dtype=stack.dtype, device=stack.device)
 
     coefficients = new(stack.groups, stack.rows, stack.layers, 2) if sums and not fused else packed
+    live = signs  # not used
+    if needs_du and not fused:
+        live = torch.empty(stack.groups, stack.rows, dtype=torch.uint8, device=stack.device)
     partials = packed
     if tile is not None:
         tiles = triton.cdiv(stack.rows, tile.rows)
@@ -225,13 +228,13 @@ def _backward(
         if fused:
             partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.backward[(stack.groups * parts,)](
-            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, *sizes, tiles, parts, *strides,
+            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, live, *sizes, tiles, parts, *strides,
             R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **launch,
         )  # fmt: skip
     else:
         programs, scratch = _scratch(stack, stream, 2 * columns)
         kernels.backward_streaming[(programs,)](
-            g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients,
+            g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients, live,
             *sizes, stack.groups * stack.rows, programs, *strides,
             C=stream.C, DX=needs_dx, **launch,
         )  # fmt: skip
@@ -243,7 +246,8 @@ def _backward(
         parts = stack.parts(tiles, tile.programs_per_processor, slices)
         partials = new(stack.groups, parts, stack.layers, 2, columns)
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
-            g_rows.data, y_rows.data, signs, packed, partials, coefficients, *sizes, tiles, parts, slices, *strides,
+            g_rows.data, y_rows.data, signs, packed, partials, coefficients, live,
+            *sizes, tiles, parts, slices, *strides,
             R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **options, **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
     if parts > 1:

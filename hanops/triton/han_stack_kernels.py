@@ -125,6 +125,24 @@ def _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S: tl.constexpr,
 
 
 @triton.jit
+def _live_rows(g, K: tl.constexpr):
+    """Where a row of dy is not 0 everywhere, [R, Q, 1]; any other adds 0 to du and db, whatever its y holds."""
+    found = g[0] != 0
+    for m in tl.static_range(1, K):
+        found = found | (g[m] != 0)
+    return tl.max(found.to(tl.int32), axis=2, keep_dims=True) != 0
+
+
+@triton.jit
+def _only(live, x, K: tl.constexpr):
+    """x in the rows that are live, 0 in others."""
+    kept = ()
+    for m in tl.static_range(K):
+        kept = kept + (tl.where(live, x[m], 0.0),)
+    return kept
+
+
+@triton.jit
 def _add_rows(p, rows, started):
     """Adds the sum of a chunk's rows to memory that one program owns, or starts it."""
     value = tl.sum(tl.sum(rows, axis=0, keep_dims=True), axis=1, keep_dims=True)
@@ -252,7 +270,7 @@ def forward(
                        "y_row"]
 )  # fmt: skip
 def backward(
-    p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients,
+    p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, VECTOR: tl.constexpr,
@@ -278,6 +296,10 @@ def backward(
         x = ()
         if DU:
             x = _load_rows(p_y, group * y_group + row * y_row, features, m_row, columns, A, C, K)
+            live = _live_rows(g, K)
+            x = _only(live, x, K)
+            if not FUSED:
+                tl.store(p_live + group * rows + row, live.to(tl.uint8), mask=m_row)
         for i in range(layers):
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D)
@@ -320,7 +342,7 @@ def backward(
                        "y_group", "y_row"]
 )  # fmt: skip
 def parameter_gradients(
-    p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients,
+    p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, slices, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
@@ -342,6 +364,7 @@ def parameter_gradients(
         x = ()
         if DU:
             x = _load_rows(p_y, group * y_group + row * y_row + first, features - first, m_row, columns, A, C, K)
+            x = _only(tl.load(p_live + group * rows + row, mask=m_row, other=0) != 0, x, K)
         for i in range(layers):
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D) + first
@@ -425,7 +448,7 @@ def forward_streaming(
                        "y_group", "y_row"]
 )  # fmt: skip
 def backward_streaming(
-    p_dy, p_y, p_signs, p_packed, p_dx, p_scratch, p_coefficients,
+    p_dy, p_y, p_signs, p_packed, p_dx, p_scratch, p_coefficients, p_live,
     rows, features, layers, abs_layers, all_rows, programs, g_group, g_row, y_group, y_row,
     A: tl.constexpr, C: tl.constexpr, S: tl.constexpr,
     DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
@@ -445,12 +468,19 @@ def backward_streaming(
     for index in range(tl.program_id(0), all_rows, programs):
         group, own = tl.cast(index // rows, tl.int64), tl.cast(index % rows, tl.int64)
         row = group * rows + own
+        found = tl.zeros((C,), tl.int1)
         for first in range(0, D, C):
             column = first + columns
             g = tl.load(p_dy + group * g_group + own * g_row + column, mask=column < features, other=0.0)
             tl.store(p_g + column, g.to(A))
-            if DU:
-                y = tl.load(p_y + group * y_group + own * y_row + column, mask=column < features, other=0.0)
+            found = found | (g != 0)
+        if DU:
+            live = tl.max(found.to(tl.int32), axis=0) != 0
+            tl.store(p_live + row, live.to(tl.uint8))
+            for first in range(0, D, C):
+                column = first + columns
+                m_y = (column < features) & live
+                y = tl.load(p_y + group * y_group + own * y_row + column, mask=m_y, other=0.0)
                 tl.store(p_p + column, y.to(A))
         a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
         c = tl.full((), 0.0, A)

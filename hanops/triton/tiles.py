@@ -95,7 +95,7 @@ def backward_tile(features: int, wide: bool) -> Tile | None:
 
 def parameter_tile(wide: bool) -> Tile:
     """The tile of du and db where the backward does not sum them: 8 rows of a slice of 128 columns, one warp."""
-    return _tile(128, 4 if wide else 8, 128, 1)
+    return _tile(128, 4 if wide else 8, 128, 1, registers=255)
 
 
 def streaming_tile() -> Tile:

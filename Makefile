@@ -11,7 +11,7 @@ STAMP := $(VENV)/.packages
 SHELL := /bin/bash
 
 .PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test sanitize \
-	guard lint format clean build sdist help
+	guard fuzz lint format clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -89,6 +89,13 @@ sanitize: build  ## tests of the native code under address, undefined-behaviour 
 
 guard: build  ## the CPU kernels in guarded memory, every case, and their gradients against float64, at all edges
 	@$(PY) tests/guarded.py full && $(PY) tests/guarded.py sweep
+
+SEED ?= 1
+CASES ?= 20000
+BACKEND ?= cpu
+
+fuzz: build  ## call the ops and modules with CASES (20000) hostile arguments drawn with SEED, on BACKEND (cpu)
+	@$(PY) tests/fuzz.py --backend $(BACKEND) --cases $(CASES) --seed $(SEED)
 
 # DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR

@@ -8,6 +8,7 @@ from typing import Any
 from checkerboard import MODELS, board_options, learn, told
 from experiment import COLOURS, settings, write
 from matplotlib import pyplot
+from options import run_program
 
 NAMES = {
     "hannet": "reflection, abs (Han)",
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, summary, write
 from matplotlib import pyplot
+from options import amount, natural, positive, run_program
 from sweep import Data, Recipe, Run, root_mean_squared_error, train
 from torch import Tensor, nn
 
@@ -140,13 +141,13 @@ def plot(path: Path, results: list[dict[str, Any]], title: str) -> None:
 def main() -> None:
     """Fits all pairs for each number of inputs."""
     options = parser(f"{__doc__}\n\n{NOTE}")
-    options.add_argument("--inputs", type=int, nargs="+", default=[2, 3, 4], help="dimensions of the points")
-    options.add_argument("--width", type=int, default=50, help="width of all networks")
-    options.add_argument("--epochs", type=int, default=1000, help="times that each training point is seen")
-    options.add_argument("--every", type=int, default=25, help="epochs between two evaluations")
+    options.add_argument("--inputs", type=natural, nargs="+", default=[2, 3, 4], help="dimensions of the points")
+    options.add_argument("--width", type=natural, default=50, help="width of all networks")
+    options.add_argument("--epochs", type=natural, default=1000, help="times that each training point is seen")
+    options.add_argument("--every", type=natural, default=25, help="epochs between two evaluations")
     options.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum 0.9")
-    options.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="initial learning rates")
-    options.add_argument("--decays", type=float, nargs="+", default=list(DECAYS), help="weight decays")
+    options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
+    options.add_argument("--decays", type=amount, nargs="+", default=list(DECAYS), help="weight decays")
     options.add_argument(
         "--kaiming", action="store_true", help="FC-1 teachers start as FCNet does, with larger outputs"
     )
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
+from options import amount, fraction, positive, run_program
 from sweep import Data, Recipe, Run, State, train
 from torch import Tensor
 
@@ -97,13 +99,24 @@ def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[s
     pyplot.close(figure)
 
 
+@dataclass(frozen=True)
+class Orthogonality:
+    """What draws dense weights to orthogonal ones."""
+
+    weight: float
+
+    def __call__(self, model: Network) -> Tensor:
+        """Returns the penalty of each group."""
+        return self.weight * orthogonality_penalty(model)
+
+
 def board_options(description: str | None) -> argparse.ArgumentParser:
     """Returns a parser with the options of all programs that learn the board."""
     options = parser(description, 40_000)
-    options.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="initial learning rates")
-    options.add_argument("--noise", type=float, default=0.0, help="part of the training labels that are flipped")
+    options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
+    options.add_argument("--noise", type=fraction, default=0.0, help="part of the training labels that are flipped")
     options.add_argument("--full", action="store_true", help="an 8 x 8 board over the whole square, much harder")
-    options.add_argument("--penalty", type=float, default=0.001, help="weight of |W'W - I|^2 for the orth models")
+    options.add_argument("--penalty", type=amount, default=0.001, help="weight of |W'W - I|^2 for the orth models")
     return options
 
 
@@ -123,8 +136,7 @@ def learn(
     """
     runs = [Run(seed, rate) for rate in arguments.rates for seed in range(arguments.seeds)]
     points = data(runs, arguments.full, arguments.noise, arguments.device)
-    penalty = (lambda model: arguments.penalty * orthogonality_penalty(model)) if orthogonal else None
-    recipe = Recipe(arguments.iterations, penalty=penalty)
+    recipe = Recipe(arguments.iterations, penalty=Orthogonality(arguments.penalty) if orthogonal else None)
     state = train(make, runs, points, recipe, accuracy, checkpoint(arguments, name))
     parameters = sum(p.numel() for p in make().parameters())
     figures = {"parameters": parameters, "networks": len(runs), "seconds": state.seconds}
@@ -159,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ import numpy
 import torch
 from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
+from options import RefusedError, amount, natural, positive, run_program
 from sklearn.datasets import load_digits
 from sweep import Data, Recipe, Run, State, class_accuracy, cross_entropy, train
-from torch import Tensor, nn
+from torch import Tensor
 
 from hanops import HanStack
 from hanops.models import FCNet, Network
+from hanops.models.layers import start_orthogonal
 
 CLASSES = 10
 BATCH = 256
@@ -52,7 +55,7 @@ class HanClassifier(Network):
         stack = HanStack(width, depth, groups=groups, device=device, dtype=dtype)
         super().__init__([stack], (width, width, depth, CLASSES), groups, device, dtype)
         if groups is None:
-            nn.init.orthogonal_(self.out.weight)
+            start_orthogonal(self.out.weight)
 
     def _like(self, groups: int | None) -> HanClassifier:
         _, width, depth, _ = self.sizes
@@ -78,8 +81,7 @@ def read_idx(folder: Path, stem: str) -> Tensor:
     """Returns the array of bytes of an idx file, plain or .gz.
 
     Raises:
-        FileNotFoundError: where the folder has neither.
-        ValueError: where the file is not an idx file of bytes, or is cut short.
+        RefusedError: where the folder has neither, or the file is not an idx file of bytes, or is cut short.
 
     Source: the description of the format on the page of MNIST, yann.lecun.com/exdb/mnist.
     """
@@ -87,15 +89,18 @@ def read_idx(folder: Path, stem: str) -> Tensor:
     if plain.exists():
         content = plain.read_bytes()
     elif packed.exists():
-        content = gzip.decompress(packed.read_bytes())
+        try:
+            content = gzip.decompress(packed.read_bytes())
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise RefusedError(f"{packed} must be a gzip file, whole: {error}") from error
     else:
-        raise FileNotFoundError(f"{folder} must hold the file {stem} or {stem}.gz")
+        raise RefusedError(f"{folder} must hold the file {stem} or {stem}.gz")
     if len(content) < 4 or content[:3] != bytes([0, 0, IDX_BYTES]):
-        raise ValueError(f"{stem} must be an idx file of bytes and start with 00 00 08, got {content[:4].hex(' ')}")
+        raise RefusedError(f"{stem} must be an idx file of bytes and start with 00 00 08, got {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]  # magic number, then the size of each axis
     shape = [int(size) for size in numpy.frombuffer(content[4:start], ">u4")]
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"{stem} must hold {math.prod(shape)} bytes of shape {shape}, got {len(content) - start}")
+        raise RefusedError(f"{stem} must hold {math.prod(shape)} bytes of shape {shape}, got {len(content) - start}")
     return torch.from_numpy(numpy.frombuffer(content, numpy.uint8, offset=start).reshape(shape).copy())
 
 
@@ -107,7 +112,7 @@ def load(folder: Path | None) -> Images:
     x = torch.cat([read_idx(folder, f"{part}-images-idx3-ubyte").flatten(1) for part in ("train", "t10k")])
     label = torch.cat([read_idx(folder, f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")])
     if len(x) != len(label):
-        raise ValueError(f"{folder} must hold a label for each image, got {len(x)} images and {len(label)} labels")
+        raise RefusedError(f"{folder} must hold a label for each image, got {len(x)} images and {len(label)} labels")
     return Images("MNIST", x.float() / 255, label.long())
 
 
@@ -122,10 +127,10 @@ def digits_options(description: str | None) -> argparse.ArgumentParser:
     """Returns a parser with the options of all programs that learn the digits."""
     options = parser(description)
     options.add_argument("--data", type=Path, help="folder of MNIST's four idx files; scikit-learn's digits without it")
-    options.add_argument("--train", type=int, help="images to train on: 10,000 of MNIST, 1,000 of scikit-learn's")
-    options.add_argument("--epochs", type=int, default=100, help="passes over the images")
-    options.add_argument("--rate", type=float, default=0.001, help="of Adam; a fifth of it from half of the way on")
-    options.add_argument("--decay", type=float, default=0.001, help="weight decay")
+    options.add_argument("--train", type=natural, help="images to train on: 10,000 of MNIST, 1,000 of scikit-learn's")
+    options.add_argument("--epochs", type=natural, default=100, help="passes over the images")
+    options.add_argument("--rate", type=positive, default=0.001, help="of Adam; a fifth of it from half of the way on")
+    options.add_argument("--decay", type=amount, default=0.001, help="weight decay")
     return options
 
 
@@ -133,14 +138,14 @@ def prepared(arguments: argparse.Namespace) -> tuple[Images, Data]:
     """Returns the images and their split; arguments.train is set to its size where the command did not say it.
 
     Raises:
-        ValueError: where arguments.train leaves no image to test.
+        RefusedError: where arguments.train leaves no image to test.
     """
     images = load(arguments.data)
     if arguments.train is None:
         arguments.train = 1_000 if arguments.data is None else 10_000
     if not BATCH <= arguments.train < len(images.x):
         wanted = f"must be from {BATCH}, a batch, to {len(images.x) - 1}, all images but one"
-        raise ValueError(f"--train {wanted}, got {arguments.train}")
+        raise RefusedError(f"argument --train: {wanted}, got {arguments.train}")
     return images, split(images, arguments.train, arguments.seeds, arguments.device)
 
 
@@ -214,7 +219,7 @@ def dense(width: int) -> Callable[[], Network]:
 def main() -> None:
     """Trains all seeds of each depth, and of the dense network."""
     options = digits_options(__doc__)
-    options.add_argument("--depths", type=int, nargs="+", default=[2, 5, 10, 20], help="numbers of Han layers")
+    options.add_argument("--depths", type=natural, nargs="+", default=[2, 5, 10, 20], help="numbers of Han layers")
     arguments = options.parse_args()
     images, data = prepared(arguments)
     tested = len(images.x) - arguments.train
@@ -233,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

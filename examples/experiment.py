@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
+from options import device, natural
 
 import hanops
+from hanops._files import write_text
 
 if TYPE_CHECKING:
     from sweep import Run
@@ -26,10 +28,10 @@ COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#6a4c93", "#7a7a7a")
 def parser(description: str | None, iterations: int | None = None) -> argparse.ArgumentParser:
     """Returns a parser with the options that all examples have."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--seeds", type=int, default=5, help="runs of each setting, seeds 0, 1, ...")
+    options.add_argument("--seeds", type=natural, default=5, help="runs of each setting, seeds 0, 1, ...")
     if iterations is not None:
-        options.add_argument("--iterations", type=int, default=iterations, help="steps of training")
-    options.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+        options.add_argument("--iterations", type=natural, default=iterations, help="steps of training")
+    options.add_argument("--device", type=device, default="cpu", help="where to train: cpu or cuda")
     options.add_argument("--out", type=Path, default=Path("runs"), help="folder of the JSON, the plot and checkpoints")
     options.add_argument("--fresh", action="store_true", help="start anew where an interrupted run left a checkpoint")
     return options
@@ -93,6 +95,15 @@ def command(program: str, words: Sequence[str]) -> str:
     return " ".join(kept)
 
 
+def finite(value: Any) -> Any:
+    """Returns a result with None for each number that is infinite or none: JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes a result, whole or not at all, with the command and the versions that made it."""
     made = {
@@ -101,9 +112,7 @@ def write(path: Path, result: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({**made, **result}, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps(finite({**made, **result}), indent=1, allow_nan=False) + "\n")
 
 
 def checkpoint(arguments: argparse.Namespace, name: str) -> Path:

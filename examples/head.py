@@ -14,6 +14,7 @@ import numpy
 import torch
 from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
+from options import RefusedError, amount, natural, positive, run_program
 from sweep import Data, Recipe, Run, cross_entropy, train
 from torch import Tensor
 
@@ -49,18 +50,20 @@ def load(file: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         file: .npz of the arrays x (n, features) and y (n,), and of the same to test, test_x and test_y.
 
     Raises:
-        ValueError: for missing arrays, or shapes that do not go together.
+        RefusedError: for missing arrays, or shapes that do not go together.
     """
     with numpy.load(file) as arrays:
         missing = {"x", "y", "test_x", "test_y"} - set(arrays)
         if missing:
-            raise ValueError(f"data must have the arrays x, y, test_x and test_y, {file} lacks {sorted(missing)}")
+            raise RefusedError(f"data must have the arrays x, y, test_x and test_y, {file} lacks {sorted(missing)}")
         x, test_x = (torch.from_numpy(arrays[key]).float() for key in ("x", "test_x"))
         y, test_y = (torch.from_numpy(arrays[key]).long() for key in ("y", "test_y"))
     shapes = {"x": x.shape, "y": y.shape, "test_x": test_x.shape, "test_y": test_y.shape}
     if x.dim() != 2 or x.shape[1:] != test_x.shape[1:] or y.shape != x.shape[:1] or test_y.shape != test_x.shape[:1]:
         found = {key: list(shape) for key, shape in shapes.items()}
-        raise ValueError(f"data must be features (n, length) and classes (n,), both for training and test, got {found}")
+        raise RefusedError(
+            f"data must be features (n, length) and classes (n,), both for training and test, got {found}"
+        )
     return x, y, test_x, test_y
 
 
@@ -127,9 +130,9 @@ def main() -> None:
     """Trains the Han head and the linear classifier."""
     options = parser(__doc__, 20_000)
     options.add_argument("--data", type=Path, help="file .npz with the arrays x, y, test_x and test_y")
-    options.add_argument("--rates", type=float, nargs="+", default=[0.25], help="initial learning rates")
-    options.add_argument("--batch", type=int, default=1024, help="rows of a step")
-    options.add_argument("--decay", type=float, default=1e-4, help="weight decay")
+    options.add_argument("--rates", type=positive, nargs="+", default=[0.25], help="initial learning rates")
+    options.add_argument("--batch", type=natural, default=1024, help="rows of a step")
+    options.add_argument("--decay", type=amount, default=1e-4, help="weight decay")
     arguments = options.parse_args()
     features = load(arguments.data) if arguments.data else made()
     name = f"head-{arguments.data.stem if arguments.data else 'digits'}"
@@ -150,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

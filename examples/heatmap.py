@@ -10,6 +10,7 @@ import torch
 from checkerboard import board_options, learn, told
 from experiment import settings, write
 from matplotlib import pyplot
+from options import natural, run_program, whole
 
 from hanops.models import FCNet, HanNet, Network
 
@@ -51,8 +52,8 @@ def main() -> None:
     """Runs the sweep of each width and depth in turn."""
     options = board_options(__doc__)
     options.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which networks")
-    options.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="of the hidden layers")
-    options.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS), help="numbers of hidden layers")
+    options.add_argument("--widths", type=natural, nargs="+", default=list(WIDTHS), help="of the hidden layers")
+    options.add_argument("--depths", type=whole(2), nargs="+", default=list(DEPTHS), help="numbers of hidden layers")
     arguments = options.parse_args()
     cells: dict[str, list[dict[str, Any]]] = {model: [] for model in arguments.models}
     for model in arguments.models:
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

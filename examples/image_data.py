@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
+from options import RefusedError
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -56,12 +57,12 @@ def load(folder: Path) -> Images:
         folder: with the files of CIFAR-10 or CIFAR-100 ('python version'), or of STL-10 ('binary'), unpacked.
 
     Raises:
-        ValueError: where the folder has not all files of one of them, or the files of more than one.
+        RefusedError: where the folder has not all files of one of them, or the files of more than one.
     """
     found = [name for name, files in FILES.items() if all((folder / file).is_file() for file in files)]
     if len(found) != 1:
         wanted = "; ".join(f"{name}: {', '.join(files)}" for name, files in FILES.items())
-        raise ValueError(f"data must be a folder with the files of one set, got {found} in {folder}; wanted {wanted}")
+        raise RefusedError(f"data must be a folder with the files of one set, got {found} in {folder}; wanted {wanted}")
     name = found[0]
     files = [folder / file for file in FILES[name]]
     if name == "stl10":

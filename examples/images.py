@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import numpy
 import torch
 from experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, write
 from image_data import Augmented, Images, load, made
 from matplotlib import pyplot
+from options import RefusedError, amount, natural, positive, run_program, whole
 from sweep import Recipe, rate_at
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +50,9 @@ def choose(arguments: argparse.Namespace, images: Images) -> None:
     if arguments.size is None:
         arguments.size = 256 if mobile and images.name != "made" else images.side
     if len(images.x) < arguments.batch:
-        raise ValueError(f"batch must be at most {len(images.x)}, the number of images, got {arguments.batch}")
+        raise RefusedError(
+            f"argument --batch: must be at most {len(images.x)}, the number of images, got {arguments.batch}"
+        )
 
 
 def make(arguments: argparse.Namespace, images: Images) -> nn.Module:
@@ -103,8 +107,8 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Writes the state, whole or not at all."""
-        part = path.with_suffix(".part")
-        torch.save(
+        checkpoints.save(
+            path,
             {
                 "settings": self.settings,
                 "model": self.model.state_dict(),
@@ -112,17 +116,13 @@ class Training:
                 "seconds": self.seconds,
                 "history": self.history,
             },
-            part,
         )
-        part.replace(path)
 
     def load(self, path: Path, device: str) -> None:
-        """Takes the state of a file; ValueError where that is of another training."""
-        saved = torch.load(path, map_location=device)
-        if saved["settings"] != self.settings:
-            raise ValueError(
-                f"{path} is of another training: go on with the settings {saved['settings']}, or start --fresh"
-            )
+        """Takes the state of a file; options.RefusedError where that is damaged or of another training."""
+        keys = ("model", "optimizer", "seconds", "history")
+        saved = checkpoints.load(path, self.settings, keys, device, "training")
+        checkpoints.check_progress(path, len(saved["history"]), self.settings["epochs"])
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.seconds, self.history = saved["seconds"], saved["history"]
@@ -220,19 +220,19 @@ def main() -> None:
         help="a stem with blocks of each kind, or MobileViT XXS or XS with MLP or Han blocks",
     )
     options.add_argument("--data", type=Path, help="folder with the files of CIFAR-10, CIFAR-100 or STL-10")
-    options.add_argument("--made", type=int, default=3000, help="training images of the made set")
-    options.add_argument("--channels", type=int, default=512, help="of the mixers' tokens")
+    options.add_argument("--made", type=natural, default=3000, help="training images of the made set")
+    options.add_argument("--channels", type=natural, default=512, help="of the mixers' tokens")
     options.add_argument(
         "--size",
-        type=int,
+        type=natural,
         help="side to which images are enlarged: the authors' 256 for MobileViT on --data, else none",
     )
-    options.add_argument("--epochs", type=int, help="600, or 300 for MobileViT")
-    options.add_argument("--batch", type=int, help="256, or 128 for MobileViT, and 64 of STL-10")
-    options.add_argument("--rate", type=float, default=0.001, help="initial learning rate of AdamW")
-    options.add_argument("--decay", type=float, default=0.1, help="weight decay")
+    options.add_argument("--epochs", type=natural, help="600, or 300 for MobileViT")
+    options.add_argument("--batch", type=natural, help="256, or 128 for MobileViT, and 64 of STL-10")
+    options.add_argument("--rate", type=positive, default=0.001, help="initial learning rate of AdamW")
+    options.add_argument("--decay", type=amount, default=0.1, help="weight decay")
     options.add_argument("--amp", action="store_true", help="train in bfloat16, by autocast")
-    options.add_argument("--workers", type=int, default=0, help="processes that prepare images")
+    options.add_argument("--workers", type=whole(0), default=0, help="processes that prepare images")
     arguments = options.parse_args()
     images = load(arguments.data) if arguments.data else made(arguments.made)
     choose(arguments, images)
@@ -267,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -6,7 +6,6 @@ An interrupted call goes on where it was; what a JSON of the same command is the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,8 +16,11 @@ from pathlib import Path
 
 import paper_figures as paper
 from experiment import command
-from results import page
+from options import RefusedError, natural, run_program
+from results import page, read
 from tqdm import tqdm
+
+from hanops._files import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -122,7 +124,7 @@ def data_folders(data: Path | None) -> dict[str, Path | None]:
     """Returns where each kind of data is, None where it is not.
 
     Raises:
-        ValueError: where the folder has none of them.
+        RefusedError: where the folder has none of them.
     """
     names = ("mnist", *IMAGES)
     if data is None:
@@ -130,7 +132,9 @@ def data_folders(data: Path | None) -> dict[str, Path | None]:
     found = {name: data / name if (data / name).is_dir() else None for name in names}
     found["tables"] = data if any(data.glob("*.csv")) else None
     if not any(found.values()):
-        raise ValueError(f"--data: {data} must have CSV tables, or folders {', '.join(names)}; it has neither")
+        raise RefusedError(
+            f"argument --data: {data} must have CSV tables, or folders {', '.join(names)}; it has neither"
+        )
     return found
 
 
@@ -138,7 +142,7 @@ def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
     """Runs commands, `jobs` at a time, each on its part of the cores, and prints what they print.
 
     Raises:
-        RuntimeError: where one fails; those that run are waited for.
+        RefusedError: where one fails; those that run are waited for.
     """
     cores = len(os.sched_getaffinity(0))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
@@ -154,7 +158,7 @@ def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
             bar.update()
             if done.returncode != 0:
                 pool.shutdown(cancel_futures=True)
-                raise RuntimeError(f"{line} failed:\n{done.stderr[-4000:]}")
+                raise RefusedError(f"{line} failed:\n{done.stderr[-4000:]}")
 
 
 def main() -> None:
@@ -167,7 +171,7 @@ def main() -> None:
     options.add_argument(
         "--data", type=Path, help="folder with the regression tables, and folders mnist, cifar10, cifar100 and stl10"
     )
-    options.add_argument("--jobs", type=int, default=2, help="experiments at a time, which share the cores")
+    options.add_argument("--jobs", type=natural, default=2, help="experiments at a time, which share the cores")
     options.add_argument("--fresh", action="store_true", help="run all of it anew, also what is done")
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     options.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md", help="what is written")
@@ -175,8 +179,6 @@ def main() -> None:
     known = {experiment.stem for experiment in EXPERIMENTS}
     if unknown := set(arguments.only or ()) - known:
         options.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
-    if arguments.jobs < 1:
-        options.error(f"--jobs must be at least 1, got {arguments.jobs}")
     folders = data_folders(arguments.data)
     out = arguments.results / ("full" if arguments.full else "reduced")
     calls: dict[bool, list[tuple[str, list[str]]]] = {True: [], False: []}
@@ -186,7 +188,7 @@ def main() -> None:
             continue
         file = out / f"{experiment.stem}.json"
         line = command(experiment.program, words)
-        made_by = json.loads(file.read_text())["command"] if file.exists() else None
+        made_by = read(file)["command"] if file.exists() else None
         if made_by == line and not arguments.fresh:
             print(f"==> {line}: done before")
             continue
@@ -195,9 +197,9 @@ def main() -> None:
         calls[experiment.alone].append((line, [sys.executable, str(HERE / experiment.program), *words]))
     run(calls[True], 1)
     run(calls[False], arguments.jobs)
-    arguments.page.write_text(page(arguments.results))
+    write_text(arguments.page, page(arguments.results))
     print(f"==> {arguments.page}")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from zlib import crc32
 import torch
 from experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
-from numpy import loadtxt
+from options import RefusedError, fraction, natural, positive, run_program
 from sklearn.datasets import load_diabetes
 from sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 from torch import Tensor
@@ -34,6 +35,39 @@ NOTE = (
 )
 
 
+def numbers(line: str, wanted: int | None) -> list[float]:
+    """Returns the numbers of a line of CSV, none of an empty one; ValueError where they are not as many as wanted."""
+    written = line.partition("#")[0].strip()
+    cells = [float(cell) for cell in written.split(",")] if written else []
+    if cells and (len(cells) < 2 if wanted is None else len(cells) != wanted):
+        raise ValueError(f"a line must have {wanted or 'two or more'} numbers, got {len(cells)}")
+    if not all(map(math.isfinite, cells)):
+        raise ValueError("a number must be finite")
+    return cells
+
+
+def rows_of(file: Path) -> Tensor:
+    """Returns the table of a CSV file, (rows, columns) in float64.
+
+    Raises:
+        RefusedError: where a line is not of as many finite numbers as the first, two or more; it names file and line.
+    """
+    rows: list[list[float]] = []
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise RefusedError(f"{file}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            cells = numbers(line, len(rows[0]) if rows else None)
+        except ValueError as error:
+            raise RefusedError(f"{file}, line {number}: {error}") from error
+        rows += [cells] if cells else []
+    if not rows:
+        raise RefusedError(f"{file}: a table must have rows of numbers, got none")
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def read(folder: Path | None, name: str | None) -> dict[str, Tensor]:
     """Returns tables by name, (rows, columns) in float64, the target in the last column.
 
@@ -42,20 +76,21 @@ def read(folder: Path | None, name: str | None) -> dict[str, Tensor]:
         name: of the only table wanted; None for all, sorted.
 
     Raises:
-        ValueError: where there is no such table, or one is not a table of finite numbers.
+        RefusedError: where there is no such table, or one is not of finite numbers, or its target does not vary.
     """
     tables: dict[str, Tensor] = {}
     if folder is not None:
-        for file in sorted(folder.glob(f"{name or '*'}.csv")):
-            tables[file.stem] = torch.from_numpy(loadtxt(file, delimiter=",", ndmin=2))
+        files = {file.stem: file for file in sorted(folder.glob("*.csv"))}
+        tables = {stem: rows_of(file) for stem, file in files.items() if name in (None, stem)}
     elif name in (None, "diabetes"):
         x, y = load_diabetes(return_X_y=True, scaled=False)
         tables["diabetes"] = torch.cat([torch.from_numpy(x), torch.from_numpy(y).unsqueeze(1)], 1)
     if not tables:
-        raise ValueError(f"--table: no table {name or ''} in {'scikit-learn' if folder is None else folder}")
+        there = "diabetes, of scikit-learn" if folder is None else f"{', '.join(files) or 'none'}, in {folder}"
+        raise RefusedError(f"argument --table: there is no table {name or ''}; there is {there}")
     for stem, table in tables.items():
-        if table.shape[1] < 2 or not table.isfinite().all():
-            raise ValueError(f"{stem}: a table needs two columns or more of finite numbers, got {list(table.shape)}")
+        if (table[:, -1] == table[0, -1]).all():
+            raise RefusedError(f"{stem}: the target, the last column, must vary, got {table[0, -1]:g} in all rows")
     return tables
 
 
@@ -72,13 +107,13 @@ def data(table: Tensor, part: float, seeds: int, whole: bool, device: str) -> Da
         device: of the result.
 
     Raises:
-        ValueError: where the part leaves no row to train or none to test.
+        RefusedError: where the part leaves no row to train or none to test.
     """
     x, y = table[:, :-1], table[:, -1:]
     x = x[:, (x != x[0]).any(0)]
     count = round(part * len(table))
     if not 1 < count < len(table):
-        raise ValueError(f"--part must leave rows to train and to test, got {part} of {len(table)} rows")
+        raise RefusedError(f"argument --part: must leave rows to train and to test, got {part} of {len(table)} rows")
     parts: list[list[Tensor]] = [[], [], [], []]
     for seed in range(seeds):
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
@@ -156,17 +191,21 @@ def main() -> None:
     options = parser(f"{__doc__}\n\n{NOTE}")
     options.add_argument("--data", type=Path, metavar="DIR", help="folder of tables")
     options.add_argument("--table", help="a single table, the name of its file without .csv")
-    options.add_argument("--part", type=float, default=0.8, help="part of the rows that trains")
+    options.add_argument("--part", type=fraction, default=0.8, help="part of the rows that trains")
     options.add_argument("--whole", action="store_true", help="standardise by all rows, not by the training rows")
     options.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS), help="which networks")
-    options.add_argument("--epochs", type=int, default=300, help="times that each training row is seen")
-    options.add_argument("--every", type=int, default=5, help="epochs between two evaluations")
-    options.add_argument("--rate", type=float, default=0.001, help="learning rate")
+    options.add_argument("--epochs", type=natural, default=300, help="times that each training row is seen")
+    options.add_argument("--every", type=natural, default=5, help="epochs between two evaluations")
+    options.add_argument("--rate", type=positive, default=0.001, help="learning rate")
     arguments = options.parse_args()
     tables = read(arguments.data, arguments.table)
+    prepared = {  # all of them, so that what is refused is refused before the first trains
+        stem: data(table, arguments.part, arguments.seeds, arguments.whole, arguments.device)
+        for stem, table in tables.items()
+    }
     for stem, table in tables.items():
         name = f"regression-{stem}-{arguments.part:g}{'-whole' if arguments.whole else ''}"
-        points = data(table, arguments.part, arguments.seeds, arguments.whole, arguments.device)
+        points = prepared[stem]
         rows, features = points.x.shape[1:]
         result: dict[str, Any] = {
             "settings": settings(arguments) | {"table": stem, "source": "a file" if arguments.data else "scikit-learn"},
@@ -188,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import paper_figures as paper
+from options import RefusedError
 
 HEAD = """# The papers' experiments, run with hanops
 
@@ -20,6 +21,21 @@ made it; DIR is a folder of data that the repository does not ship. Reduced runs
 or at which no network diverged, in trials. In a reduced run an experiment has one core, so its seconds are not the
 fastest.
 """
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Returns what the JSON file of an experiment says.
+
+    Raises:
+        RefusedError: where that is not what an example writes.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:  # of UTF-8 too
+        raise RefusedError(f"{file} is no JSON ({error}): remove it, and its experiment is run again") from error
+    if not isinstance(found, dict) or "command" not in found:
+        raise RefusedError(f"{file} is of no example: remove it, and its experiment is run again")
+    return found
 
 
 class Results:
@@ -35,7 +51,7 @@ class Results:
         """Returns the result of a stem, or None where there is none; its command goes below the table."""
         if stem not in self.files:
             return None
-        found: dict[str, Any] = json.loads(self.files[stem].read_text())
+        found = read(self.files[stem])
         kind = "full" if self.files[stem].parent.name == "full" else "reduced"
         seconds = found.get("seconds")
         self.used.append(f"- `{found['command']}` ({kind}{f', {seconds:,.0f} s' if seconds else ''})")
@@ -57,14 +73,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
-def spread(pair: Sequence[float] | None, digits: int = 2) -> str:
-    """Returns a mean and its spread, or a dash."""
-    return "-" if pair is None else f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
+def spread(pair: Sequence[float | None] | None, digits: int = 2) -> str:
+    """Returns a mean and its spread, or a dash. A JSON file has None for what is no finite number."""
+    if pair is None or pair[0] is None:
+        return "-"
+    return f"{pair[0]:.{digits}f} ± {math.nan if pair[1] is None else pair[1]:.{digits}f}"
 
 
-def significant(pair: Sequence[float]) -> str:
+def significant(pair: Sequence[float | None]) -> str:
     """Returns a small mean and its spread with two significant digits of the mean."""
-    if not math.isfinite(pair[0]):
+    if pair[0] is None or pair[1] is None or not math.isfinite(pair[0]):
         return "a seed diverged"
     return f"{pair[0]:.2g} ± {pair[1]:.1g}"
 
@@ -276,7 +294,10 @@ def regression(results: Results) -> str:
                 ours = found["models"][model]
                 row = [name, f"{100 * part:.0f} %", title, f"{ours['parameters']:,}", f"{figures[part][place]:.3f}"]
                 row += [spread(ours[f"test RMSE, {when}, mean and spread"], 3) for when in ("best", "last")]
-                row += [f"{r2[place]:.3f}" if part == 0.8 else "-", f"{ours['test R2, last, mean and spread'][0]:.3f}"]
+                row += [
+                    f"{r2[place]:.3f}" if part == 0.8 else "-",
+                    spread(ours["test R2, last, mean and spread"], 3).split(" ")[0],
+                ]
                 rows.append([*row, str(found["settings"]["epochs"])])
     if not rows:
         return ""

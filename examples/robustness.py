@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import torch
 from digits import dense, digits_options, han, learn, prepared
 from experiment import COLOURS, checkpoint, mean_and_spread, settings, write
@@ -16,6 +17,7 @@ from foolbox.attacks.base import Attack
 from foolbox.attacks.carlini_wagner import L2CarliniWagnerAttack
 from foolbox.models.pytorch import PyTorchModel
 from matplotlib import pyplot
+from options import amount, natural, positive, run_program
 from sweep import class_accuracy, cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -182,50 +184,44 @@ class Finished:
         about: what the figures depend on.
 
     Raises:
-        ValueError: where the file is about something else.
+        RefusedError: where the file is damaged, or about something else.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.about = path, about
         self.figures: dict[str, list[float]] = {}
         if path.exists():
-            saved = torch.load(path)
-            if saved["settings"] != about:
-                raise ValueError(f"{path} is of other attacks: go on with {saved['settings']}, or start --fresh")
-            self.figures = saved["figures"]
+            self.figures = checkpoints.load(path, about, ("figures",), "cpu", "set of attacks")["figures"]
 
     def add(self, key: str, figures: list[float]) -> None:
         """Keeps figures, and writes the file, whole or not at all."""
         self.figures[key] = figures
-        part = self.path.with_suffix(".part")
-        torch.save({"settings": self.about, "figures": self.figures}, part)
-        part.replace(self.path)
+        checkpoints.save(self.path, {"settings": self.about, "figures": self.figures})
 
 
 def robustness_options() -> argparse.ArgumentParser:
     """Returns a parser with the options of this program."""
     options = digits_options(__doc__)
-    options.add_argument("--depth", type=int, default=20, help="Han layers")
-    options.add_argument("--images", type=int, default=1_000, help="test images to attack, or all where there are less")
+    options.add_argument("--depth", type=natural, default=20, help="Han layers")
+    options.add_argument(
+        "--images", type=natural, default=1_000, help="test images to attack, or all where there are less"
+    )
     linf = "radii of PGD, largest pixel; our choice, as are --l2 and --radius: the paper's text prints none"
-    options.add_argument("--linf", type=float, nargs="+", default=[0.05, 0.1, 0.2], help=linf)
-    options.add_argument("--l2", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="radii of PGD, L2 norm")
+    options.add_argument("--linf", type=positive, nargs="+", default=[0.05, 0.1, 0.2], help=linf)
+    options.add_argument("--l2", type=positive, nargs="+", default=[0.5, 1.0, 2.0], help="radii of PGD, L2 norm")
     cw = "constants of Carlini-Wagner in L2; an image is lost where a step finds another class, however far it is"
-    options.add_argument("--cw", type=float, nargs="+", default=[1.0, 3.0, 5.0], help=cw)
-    options.add_argument("--pgd-steps", type=int, default=30, help="steps of PGD")
-    options.add_argument("--cw-steps", type=int, default=1_000, help="steps of Carlini-Wagner")
-    options.add_argument("--radius", type=float, default=0.1, help="of the attacks in training, largest pixel")
-    options.add_argument("--steps", type=int, default=10, help="of the attacks in training")
-    options.add_argument("--beta", type=float, default=6.0, help="of TRADES")
+    options.add_argument("--cw", type=positive, nargs="+", default=[1.0, 3.0, 5.0], help=cw)
+    options.add_argument("--pgd-steps", type=natural, default=30, help="steps of PGD")
+    options.add_argument("--cw-steps", type=natural, default=1_000, help="steps of Carlini-Wagner")
+    options.add_argument("--radius", type=positive, default=0.1, help="of the attacks in training, largest pixel")
+    options.add_argument("--steps", type=natural, default=10, help="of the attacks in training")
+    options.add_argument("--beta", type=amount, default=6.0, help="of TRADES")
     return options
 
 
 def main() -> None:
     """Trains all seeds of each network, and attacks them."""
     arguments = robustness_options().parse_args()
-    for option in ("images", "pgd_steps", "cw_steps", "steps"):
-        if getattr(arguments, option) < 1:
-            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(arguments, option)}")
     images, data = prepared(arguments)
     width = images.width
     x, label = data.test_x[0, : arguments.images], data.test_target[0, : arguments.images]
@@ -262,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

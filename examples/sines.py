@@ -15,6 +15,7 @@ import torch
 from checkerboard import POINTS, RATES, mesh
 from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
+from options import natural, positive, run_program, whole
 from sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 from torch import Tensor
 
@@ -69,9 +70,9 @@ def plot(path: Path, pictures: dict[str, tuple[Network, float]], histories: dict
 def main() -> None:
     """Runs the sweep of both networks."""
     options = parser(__doc__, 80_000)
-    options.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="initial learning rates")
-    options.add_argument("--width", type=int, default=200, help="of the hidden layers")
-    options.add_argument("--depth", type=int, default=20, help="number of hidden layers")
+    options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
+    options.add_argument("--width", type=natural, default=200, help="of the hidden layers")
+    options.add_argument("--depth", type=whole(2), default=20, help="number of hidden layers")
     arguments = options.parse_args()
     width, depth = arguments.width, arguments.depth
     makers: dict[str, Callable[[], Network]] = {
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from checkerboard import MODELS, RATES, accuracy, data
 from experiment import checkpoint, mean_and_spread, parser, settings, summary, write
+from options import run_program
 from sweep import Data, Recipe, Run, draw, mean_squared_error, rate_at, train
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -100,7 +101,7 @@ def main() -> None:
     options.set_defaults(seeds=2)
     arguments = options.parse_args()
     if arguments.iterations % 100:
-        raise SystemExit(f"speed.py: --iterations must be a multiple of 100, got {arguments.iterations}")
+        options.error(f"argument --iterations: must be a multiple of 100, got {arguments.iterations}")
     recipe = Recipe(arguments.iterations)
     turns = [in_turns(seed, recipe, arguments.device) for seed in range(arguments.seeds)]
     runs = [Run(seed, rate) for rate in RATES for seed in range(5)]
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -63,8 +64,8 @@ class Recipe:
     milestones, factor: at these parts of the way the learning rate falls by the factor.
     every: iterations between two evaluations.
     loss: what is minimized. penalty: of a model, for each group, added to the loss.
-    objective: of a model, rows and targets, for each group, in place of the loss; it may draw random numbers. A
-        dataclass: its repr tells what a checkpoint must agree with.
+    objective: of a model, rows and targets, for each group, in place of the loss; it may draw random numbers. It and
+        the penalty are dataclasses: their repr tells what a checkpoint must agree with.
     """
 
     iterations: int
@@ -81,7 +82,7 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """Returns what a checkpoint must agree with."""
         plain = asdict(self) | {"milestones": list(self.milestones), "loss": self.loss.__name__}
-        return plain | {"penalty": self.penalty is not None, "objective": repr(self.objective)}
+        return plain | {"penalty": repr(self.penalty), "objective": repr(self.objective)}
 
     def losses(self, model: Network, x: Tensor, target: Tensor) -> Tensor:
         """Returns what is minimized for each group, but for the penalty."""
@@ -113,8 +114,8 @@ class State:
 
     def save(self, path: Path) -> None:
         """Writes the state, whole or not at all."""
-        part = path.with_suffix(".part")
-        torch.save(
+        checkpoints.save(
+            path,
             {
                 "settings": self.settings,
                 "model": self.model.state_dict(),
@@ -126,17 +127,13 @@ class State:
                 "seconds": self.seconds,
                 "history": self.history,
             },
-            part,
         )
-        part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Takes the state of a file; ValueError where that is of another sweep."""
-        saved = torch.load(path, map_location=self.rows.device)
-        if saved["settings"] != self.settings:
-            raise ValueError(
-                f"{path} is of another sweep: go on with the settings {saved['settings']}, or start --fresh"
-            )
+        """Takes the state of a file; options.RefusedError where that is damaged or of another sweep."""
+        keys = ("model", "moments", "generators", "random", "rows", "iteration", "seconds", "history")
+        saved = checkpoints.load(path, self.settings, keys, self.rows.device, "sweep")
+        checkpoints.check_progress(path, saved["iteration"], self.settings["iterations"])
         self.model.load_state_dict(saved["model"])
         self.moments, self.rows = saved["moments"], saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -17,8 +18,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from checkpoints import check_progress
 from experiment import COLOURS, command, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
+from options import RefusedError, natural, positive, run_program
 from sweep import Recipe, rate_at
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -30,9 +33,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from hanops._files import write_text
 from hanops.models import HanNet
 
 NAME = Path(__file__).stem
+CHECKSUMS = "sha256.json"
 WAVES = 2.0  # of the target along each axis
 
 
@@ -47,6 +52,12 @@ def batch(seed: int, step: int, rows: int) -> Tensor:
     return 2 * torch.rand(rows, 2, generator=generator) - 1
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the checksums of a folder's files, but for the file that keeps them."""
+    files = sorted(file for file in folder.iterdir() if file.name != CHECKSUMS)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
 class Checkpoints:
     """The checkpoints of one training: `step-...` in a folder. One gets its name when all of it is written."""
 
@@ -59,21 +70,38 @@ class Checkpoints:
             for part in folder.glob("*.part"):
                 shutil.rmtree(part)
             if self.newest() is None:
-                described.write_text(json.dumps(wanted))
+                write_text(described, json.dumps(wanted))
         dist.barrier()
-        found = json.loads(described.read_text())
+        found = json.loads(described.read_text()) if described.exists() else None
         if found != wanted:
-            raise ValueError(f"{folder} is of another training: go on with the settings {found}, or start --fresh")
+            raise RefusedError(f"{folder} is of another training: go on with the settings {found}, or start --fresh")
 
     def newest(self) -> Path | None:
         """Returns the last whole checkpoint."""
         return max(self.folder.glob("step-" + "[0-9]" * 8), default=None)
 
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Reads a checkpoint into a state.
+
+        Raises:
+            RefusedError: on every process, where a file of it is damaged.
+        """
+        kept = path / CHECKSUMS
+        try:
+            whole = json.loads(kept.read_text()) == checksums(path)
+        except (OSError, ValueError):
+            whole = False
+        dist.barrier()  # all have read: what one refuses all refuse
+        if not whole:
+            raise RefusedError(f"{path} is damaged: remove it to go on from the one before it, or start --fresh")
+        load(state, checkpoint_id=path)
+
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes a checkpoint, and then removes the older ones but one."""
+        """Writes a checkpoint with the checksums of its files, and then removes the older ones but one."""
         part = self.folder / f"step-{step:08d}.part"
         save(state, checkpoint_id=part)  # returns when every process has written
         if dist.get_rank() == 0:
+            write_text(part / CHECKSUMS, json.dumps(checksums(part)))
             part.rename(part.with_suffix(""))
             for old in sorted(self.folder.glob("step-" + "[0-9]" * 8))[:-2]:
                 shutil.rmtree(old)
@@ -115,8 +143,9 @@ def train(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     newest = checkpoints.newest()
     if newest is not None:
         loaded = state()
-        load(loaded, checkpoint_id=newest)
+        checkpoints.load(loaded, newest)
         set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
+        check_progress(newest, int(progress["step"]), arguments.iterations)
     start, before = int(progress["step"]), float(progress["seconds"])
     started = time.perf_counter()
     mine = slice(rank * arguments.batch // size, (rank + 1) * arguments.batch // size)
@@ -187,11 +216,11 @@ def join(device: str) -> None:
 def main() -> None:
     """Trains a network for each seed."""
     options = parser(__doc__, 2_000)
-    options.add_argument("--batch", type=int, default=256, help="rows of a step, over all processes")
-    options.add_argument("--rate", type=float, default=0.05, help="initial learning rate")
-    options.add_argument("--width", type=int, default=50, help="features of the hidden layers")
-    options.add_argument("--depth", type=int, default=10, help="hidden layers")
-    options.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
+    options.add_argument("--batch", type=natural, default=256, help="rows of a step, over all processes")
+    options.add_argument("--rate", type=positive, default=0.05, help="initial learning rate")
+    options.add_argument("--width", type=natural, default=50, help="features of the hidden layers")
+    options.add_argument("--depth", type=natural, default=10, help="hidden layers")
+    options.add_argument("--every", type=natural, default=100, help="steps between two checkpoints")
     options.add_argument("--fsdp", action="store_true", help="shard parameters and optimizer (FSDP2) instead of DDP")
     arguments = options.parse_args()
     join(arguments.device)
@@ -221,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,6 +17,7 @@ import torch
 from checkerboard import POINTS, data, mesh
 from experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
+from options import natural, positive, run_program
 from sweep import Recipe, Run, mean_squared_error, train
 from torch import nn
 
@@ -81,11 +82,13 @@ def before_training(kind: str, depth: int, parameters: int) -> dict[str, Any]:
 def main() -> None:
     """Measures and trains networks of all depths."""
     options = parser(__doc__, 40_000)
-    options.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.025, 0.05, 0.1], help="learning rates")
-    options.add_argument("--depths", type=int, nargs="+", default=[2, 5, 10, 15, 20, 27, 35, 45], help="hidden layers")
-    options.add_argument("--parameters", type=int, default=3200, help="of the networks that learn")
-    options.add_argument("--dense-parameters", type=int, default=4000, help="of dense networks before training")
-    options.add_argument("--han-parameters", type=int, default=800, help="of HanNets before training")
+    options.add_argument("--rates", type=positive, nargs="+", default=[0.01, 0.025, 0.05, 0.1], help="learning rates")
+    options.add_argument(
+        "--depths", type=natural, nargs="+", default=[2, 5, 10, 15, 20, 27, 35, 45], help="hidden layers"
+    )
+    options.add_argument("--parameters", type=natural, default=3200, help="of the networks that learn")
+    options.add_argument("--dense-parameters", type=natural, default=4000, help="of dense networks before training")
+    options.add_argument("--han-parameters", type=natural, default=800, help="of HanNets before training")
     arguments = options.parse_args()
     runs = [Run(seed, rate) for rate in arguments.rates for seed in range(arguments.seeds)]
     points = data(runs, full=True, noise=0.0, device=arguments.device)
@@ -127,4 +130,4 @@ def plot(path: Path, starts: dict[str, list[dict[str, Any]]], learnt: dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,7 @@ from hanops import backends, profile
 from hanops.native import native
 
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
+TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 
 
 def _backends_on(device: torch.device) -> dict[str, Any]:
@@ -93,16 +94,26 @@ def _print_kernels(rows: Iterator[dict[str, Any]]) -> None:
 
 def _info(given: argparse.Namespace) -> int:
     if not given.kernels:
+        for name, value in (("--target", given.target), ("--dtype", given.dtype)):
+            if value is not None:
+                given.parser.error(f"argument {name}: is of the kernels, and needs --kernels")
         found = _installation()
         print(json.dumps(found)) if given.json else _print_installation(found)
-    elif missing := backends.missing("triton"):
-        print(f"hanops info: {missing}", file=sys.stderr)
+        return 0
+    interpreter = "--kernels compiles, and TRITON_INTERPRET=1 has Triton interpret: start without it"
+    if why := backends.missing("triton") or (interpreter if os.environ.get("TRITON_INTERPRET") == "1" else None):
+        print(f"hanops info: {why}", file=sys.stderr)
         return 1
-    elif given.json:
-        print(json.dumps({"kernels": list(_kernels(given.target, given.dtype))}))
-    else:
-        _print_kernels(_kernels(given.target, given.dtype))
+    rows = _kernels(given.target or TARGETS[1], given.dtype or DTYPES[:1])
+    print(json.dumps({"kernels": list(rows)})) if given.json else _print_kernels(rows)
     return 0
+
+
+def _memory(device: torch.device) -> int:
+    """Returns the bytes of memory of a device, all of them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _profile(given: argparse.Namespace) -> int:
@@ -118,12 +129,21 @@ def _profile(given: argparse.Namespace) -> int:
         profile.check(case.device, given.backend)
     except ValueError as error:
         given.parser.error(str(error))
+    needed, there = case.bytes_held, _memory(case.device)
+    if needed > there:
+        given.parser.error(f"these sizes need {needed / 1e9:,.1f} GB, and {case.device} has {there / 1e9:,.1f} GB")
     if given.trace is not None:
         try:
             profile.trace(case, given.trace, given.backend)
         except OSError as error:
             given.parser.error(f"argument --trace: must be a file to write, got {given.trace!r}: {error.strerror}")
-    found = profile.profile(case, given.backend, given.seconds)
+    try:
+        found = profile.profile(case, given.backend, given.seconds)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        print(f"hanops profile: there is no memory for these sizes on {case.device}", file=sys.stderr)
+        return 1
     print(json.dumps(found.figures()) if given.json else found)
     return 0
 
@@ -151,8 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="versions, backends and why each would run or not")
     info.set_defaults(run=_info, parser=info)
     info.add_argument("--kernels", action="store_true", help="compile every Triton kernel and list what it takes")
-    info.add_argument("--target", default="sm_90", choices=["sm_80", "sm_90", "sm_100", "gfx942"])
-    info.add_argument("--dtype", nargs="+", default=["float32"], choices=DTYPES)
+    info.add_argument("--target", choices=TARGETS, help=f"what the kernels are compiled for ({TARGETS[1]})")
+    info.add_argument("--dtype", nargs="+", choices=DTYPES, help=f"of x, one table for each ({DTYPES[0]})")
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
     measure = verbs.add_parser("profile", help="time the kernels of one stack against two ceilings of the machine")
@@ -179,8 +199,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status. Wrong arguments exit with status 2."""
     given = _parser().parse_args(arguments)
     status: int = given.run(given)
+    sys.stdout.flush()
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +51,10 @@ RULES = (
 )
 
 _has_triton = importlib.util.find_spec("triton") is not None
-_chosen = "auto"
+_lock = threading.Lock()  # of the next three, and of the native copy of the last
+_default = "auto"
+_entered: dict[object, str] = {}  # `with` blocks that have not been left, in the order of their entry
+_chosen = "auto"  # by the last of them, or by default
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,19 @@ def obstacle(name: str, device: torch.device) -> str | None:
     return None
 
 
-def _set(name: str, where: str) -> None:
-    global _chosen
+def _check(name: str, where: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"{where}: backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     if lack := missing(name):
         raise ValueError(f"{where}: backend {name!r} is not available: {lack}")
+
+
+def _choose() -> None:
+    """Makes the choice of the block that was entered last hold. The lock is held."""
+    global _chosen
+    _chosen = next(reversed(_entered.values()), _default)
     if native is not None:
-        native.set_backend(name)
-    _chosen = name
+        native.set_backend(_chosen)
 
 
 @contextmanager
@@ -121,8 +130,9 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: for an unknown name, or a backend that this installation does not have.
 
-    The choice is process-wide: it also holds for other threads. A call that the chosen backend cannot run raises
-    RuntimeError. The environment variable HANOPS_BACKEND sets the choice from the start.
+    The choice is process-wide: it also holds for other threads, autograd's among them. Of blocks that threads are in at
+    the same time, the one entered last decides, and they may be left in any order. A call that the chosen backend
+    cannot run raises RuntimeError. The environment variable HANOPS_BACKEND sets what holds outside of all blocks.
 
     >>> import torch, hanops
     >>> x, u = torch.randn(3, 8), torch.randn(2, 8)
@@ -130,12 +140,17 @@ def use_backend(name: str) -> Iterator[None]:
     ...     y = hanops.han_stack(x, u)
     >>> torch.testing.assert_close(y, hanops.han_stack(x, u))
     """
-    before = _chosen
-    _set(name, "use_backend")
+    _check(name, "use_backend")
+    block = object()
     try:
+        with _lock:
+            _entered[block] = name
+            _choose()
         yield
     finally:
-        _set(before, "use_backend")
+        with _lock:
+            _entered.pop(block, None)
+            _choose()
 
 
 def require(name: str, device: torch.device) -> None:
@@ -159,9 +174,13 @@ def select(device: torch.device, dtype: torch.dtype, features: int, layers: int,
     Raises:
         RuntimeError: where the backend that was asked for cannot run it.
     """
-    if _chosen != "auto":
-        require(_chosen, device)
-        return _chosen
+    return _select(_chosen, device, dtype, features, layers, rows)
+
+
+def _select(chosen: str, device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> str:
+    if chosen != "auto":
+        require(chosen, device)
+        return chosen
     if device.type == "cuda":
         rule = _rule(dtype, features, layers, rows)
         return rule.backend if rule else "reference"
@@ -205,15 +224,31 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
     """
     check_stack("x", x, u, b)
     sizes = (x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
-    backend = select(x.device, *sizes)
+    chosen = _chosen  # another thread may change it
+    backend = _select(chosen, x.device, *sizes)
     others = [name for name in IMPLEMENTATIONS if name != backend]
-    if _chosen != "auto":
+    if chosen != "auto":
         return Explanation(backend, "it was asked for", {name: f"{backend!r} was asked for" for name in others})
     rule = _rule(*sizes) if x.device.type == "cuda" else None
     reason = f"preferred on {x.device}: {rule.chosen_by}" if rule else f"the fastest that runs on {x.device}"
     return Explanation(
         backend, reason, {name: _unfit(name, x.device) or f"{backend!r} is preferred" for name in others}
     )
+
+
+def _start_with(name: str) -> None:
+    """Sets the backend that holds outside of all `with` blocks."""
+    global _default
+    try:
+        _check(name, _VARIABLE)
+    except ValueError as error:
+        if sys.argv[:1] != ["-m"]:  # which Python says while `python -m hanops` imports this package
+            raise
+        print(f"hanops: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    with _lock:
+        _default = name
+        _choose()
 
 
 if native is not None:
@@ -223,4 +258,4 @@ if native is not None:
             for r in _available_rules()
         ]
     )
-_set(os.environ.get(_VARIABLE) or "auto", _VARIABLE)
+_start_with(os.environ.get(_VARIABLE) or "auto")

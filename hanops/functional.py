@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
 from hanops import ops, vmap  # noqa: F401  register the ops
 
-_han_stack = torch.ops.hanops.han_stack.default
+_op = torch.ops.hanops.han_stack.default
+_OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")
+
+
+def _han_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
+    """Calls the op. What it says of an argument that is no tensor, or no bool, becomes a TypeError of this package."""
+    try:
+        return _op(x, u, b, final_abs)
+    except RuntimeError as error:
+        found = _OF_ANOTHER_TYPE.search(str(error))
+        if found is None:
+            raise
+        wanted = found[1].replace("Optional[Tensor]", "Tensor or None")
+        raise TypeError(f"han_stack: {found[2]} must be a {wanted}, got {found[3]}") from None
 
 
 def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
@@ -66,8 +81,13 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     >>> hanops.han_layer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor([2., 5.])
     """
-    if u is None:
-        raise TypeError("han_layer: u must be a strided tensor, got None")
+    for name, vector in (("u", u), ("b", b)):
+        if vector is None and name == "b":
+            continue
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"han_layer: {name} must be a Tensor, got {type(vector).__name__}")
+        if vector.layout != torch.strided or vector.is_nested:
+            raise TypeError(f"han_layer: {name} must be a strided tensor, got one of layout {vector.layout}")
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
     if b is not None and b.dim() != 1:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hanops.checks import DTYPES
 from hanops.functional import _han_stack
 
 
@@ -23,7 +24,7 @@ class HanStack(nn.Module):
         bias: False leaves out b.
         final_abs: False leaves the last layer without its absolute value.
         device: where the parameters are made.
-        dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any but float64.
+        dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any of the four.
 
     Attributes:
         u: reflectors, (depth, features) or (groups, depth, features). The output does not depend on their scale.
@@ -68,6 +69,8 @@ class HanStack(nn.Module):
             _check_count(name, "groups", groups, 1)
         if isinstance(dim, bool) or not isinstance(dim, int):
             raise TypeError(f"{name}: dim must be an int, got {dim!r}")
+        if dtype is not None and dtype not in DTYPES:
+            raise TypeError(f"{name}: dtype must be float64, float32, bfloat16 or float16, got {dtype!r}")
         if groups is not None and dim == 0:
             raise ValueError(f"{name}: dim must not be 0, the axis of the groups, got 0")
         self.features, self.depth, self.dim, self.groups, self.final_abs = features, depth, dim, groups, final_abs
@@ -102,6 +105,8 @@ class HanStack(nn.Module):
         return _han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
 
     def _check_axis(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{type(self).__name__}: x must be a Tensor, got {type(x).__name__}")
         if not -x.dim() <= self.dim < x.dim():
             raise ValueError(f"{type(self).__name__}: x must have an axis {self.dim}, got shape {list(x.shape)}")
         if self.groups is not None and self.dim % x.dim() == 0:

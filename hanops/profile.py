@@ -56,6 +56,12 @@ class Case:
         """Elements of x times layers."""
         return (self.groups or 1) * self.batch * self.features * self.depth
 
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of x, y, their gradients, the parameters and theirs: the least that a measurement holds."""
+        groups, size = self.groups or 1, self.dtype.itemsize
+        return 4 * groups * self.features * (self.batch + self.depth) * size
+
     def stack(self) -> hanops.HanStack:
         """Returns a new stack of these sizes."""
         return hanops.HanStack(self.features, self.depth, groups=self.groups, device=self.device, dtype=self.dtype)

@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hanops
 from hanops import backends
@@ -135,6 +139,86 @@ def test_use_backend_is_undone():
         hanops.use_backend("fast"),
     ):
         pass
+
+
+NAMES = ("cpu", "reference") if native else ("auto", "reference")
+
+
+class Running:
+    """Tells which backend holds: by `explain`, and, as their outputs differ in the last place, by a call."""
+
+    def __init__(self) -> None:
+        self.call = torch.randn(64, 300), torch.randn(9, 300), torch.randn(9, 300)
+        self.outputs: dict[str, torch.Tensor] = {}
+        for name in NAMES:
+            with hanops.use_backend(name):
+                self.outputs[name] = hanops.han_stack(*self.call)
+        assert not native or not torch.equal(*self.outputs.values())
+
+    def is_whole(self) -> bool:
+        y = hanops.han_stack(*self.call)
+        return any(torch.equal(y, output) for output in self.outputs.values())
+
+    def __call__(self) -> str:
+        told = hanops.explain(*self.call)
+        assert not native or torch.equal(hanops.han_stack(*self.call), self.outputs[told.backend])
+        return told.backend if told.reason == "it was asked for" else "auto"
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(NAMES)), max_size=12))
+def test_blocks_are_left_in_any_order(steps):
+    """Of the blocks that have not been left, the one entered last decides; with none, what held before."""
+    running, blocks = Running(), []
+    before = running()
+    for place, name in steps:
+        if place < len(blocks):
+            blocks.pop(place)[1].__exit__(None, None, None)
+        else:
+            blocks.append((name, hanops.use_backend(name)))
+            blocks[-1][1].__enter__()
+        assert running() == (blocks[-1][0] if blocks else before)
+    for _, block in blocks:
+        block.__exit__(None, None, None)
+    assert running() == before
+
+
+def test_two_threads_that_overlap():
+    """The first to enter is the first to leave: what it found must not hold again, nor what the second one found."""
+    running, entered, both, left = Running(), threading.Event(), threading.Event(), threading.Event()
+    before = running()
+
+    def first():
+        with hanops.use_backend("reference"):
+            entered.set()
+            both.wait(10)
+        left.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert entered.wait(10)
+    assert running() == "reference"
+    with hanops.use_backend(NAMES[0]):
+        both.set()
+        assert left.wait(10)
+        assert running() == NAMES[0]
+    thread.join()
+    assert running() == before
+
+
+def test_threads_switch_while_calls_run():
+    """A call runs on one backend from its beginning to its end, and all that was switched is undone."""
+    running = Running()
+    before = running()
+
+    def switch(thread: int) -> None:
+        for turn in range(40):
+            with hanops.use_backend(NAMES[(thread + turn) % 2]):
+                assert running.is_whole()
+                assert hanops.explain(*running.call).backend in backends.IMPLEMENTATIONS
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(switch, range(8)))
+    assert running() == before
 
 
 @pytest.mark.skipif(not native, reason="needs two backends")

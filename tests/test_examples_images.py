@@ -236,7 +236,7 @@ def test_the_papers_settings():
         ("made", "mlp2-han16"): (600, 256, 32),
         ("made", "xs"): (300, 128, 32),
     }
-    with pytest.raises(ValueError, match="batch must be at most 300, the number of images, got 301"):
+    with pytest.raises(ValueError, match="--batch: must be at most 300, the number of images, got 301"):
         options(small, "stem", batch=301)
 
 

@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("foolbox")
 robustness = pytest.importorskip("robustness")
 
+import checkpoints  # noqa: E402
 from foolbox.attacks import L2PGD, L2CarliniWagnerAttack, LinfPGD  # noqa: E402
 from sweep import Data, Recipe, Run, class_accuracy, cross_entropy, train  # noqa: E402
 
@@ -193,7 +194,7 @@ def test_finished(tmp_path):
     path = tmp_path / "attacks.pt"
     robustness.Finished(path, {"seeds": 1}).add("a", [1.0])
     assert robustness.Finished(path, {"seeds": 1}).figures == {"a": [1.0]}
-    with pytest.raises(ValueError, match="is of other attacks"):
+    with pytest.raises(ValueError, match="is of another set of attacks"):
         robustness.Finished(path, {"seeds": 2})
 
 
@@ -219,7 +220,7 @@ def test_robustness(tmp_path, monkeypatch):
     path = tmp_path / "robustness-attacks.pt"
     kept = torch.load(path)
     kept["figures"]["fcnet, cw 1"] = [12.5, 12.5]
-    torch.save(kept, path)
+    checkpoints.save(path, kept)
     monkeypatch.setattr(sys, "argv", [*command[1:], "--linf", "0.1", "0.2"])
     robustness.main()
     again = json.loads((tmp_path / "robustness.json").read_text())["networks"]

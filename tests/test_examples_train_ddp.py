@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,3 +135,22 @@ def refused(out: Path) -> None:
 
 def test_a_checkpoint_of_another_training_is_refused(pools, tmp_path):
     pools[2](refused, tmp_path)
+
+
+def damaged(out: Path) -> None:
+    with pytest.raises(ValueError, match=r"step-00000100 is damaged: remove it .* or start --fresh"):
+        trained(out)
+
+
+def test_a_damaged_checkpoint_is_refused(pools, undisturbed, tmp_path):
+    """Each process says so; without it the training goes on from the one before."""
+    assert pools[2](trained, tmp_path, 110) == [None, None]
+    newest = tmp_path / "train_ddp-seed0" / "step-00000100"
+    file = max(newest.glob("*.distcp"))
+    data = file.read_bytes()
+    for content in (data[:-1], data[:200] + bytes([data[200] ^ 1]) + data[201:], b""):
+        file.write_bytes(content)
+        pools[2](damaged, tmp_path)
+    shutil.rmtree(newest)
+    for got in pools[2](trained, tmp_path):
+        assert got["losses"] == undisturbed["losses"]

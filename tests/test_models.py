@@ -115,6 +115,64 @@ def test_load_hannet_errors():
         load_hannet(state)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature.2.weight": torch.zeros(12, 12)}, "feature.2 must have a vector or a weight, got vector and weight"),
+        ({"feature.2.vector": None}, "feature.2 must have a vector or a weight, got neither"),
+        ({"feature.0.bias": None}, r"state_dict must have feature.0.bias, got \["),
+        ({"classifer.bias": None}, r"state_dict must have classifer.bias, got \["),
+        ({"classifier.weight": torch.zeros(3, 12)}, "must have the keys"),
+        ({"feature.weight": torch.zeros(12)}, "must have the keys"),
+        ({"feature.x.weight": torch.zeros(12)}, "must have the keys"),
+        ({"feature.00.weight": torch.zeros(12, 4)}, "must have the keys"),
+        ({1: torch.zeros(12)}, "must have the keys"),
+        ({"feature.0.weight": torch.zeros(12)}, r"feature.0.weight must have 2 axes, got shape \[12\]"),
+        ({"feature.0.weight": torch.zeros(0, 4)}, r"feature.0.bias must have shape \[0\], got \[12\]"),
+        ({"feature.2.vector": torch.zeros(11, 1)}, r"feature.2.vector must have shape \[12, 1\], got \[11, 1\]"),
+        ({"feature.4.bias": torch.zeros(12, 1)}, r"feature.4.bias must have shape \[12\], got \[12, 1\]"),
+        ({"classifer.bias": torch.zeros(())}, r"classifer.bias must have shape \[1\], got \[\]"),
+        ({"classifer.weight": torch.zeros(3, 5)}, r"classifer.weight must have shape \[3, 12\], got \[3, 5\]"),
+        ({"feature.0.weight": torch.zeros(12, 4).int()}, "must have tensors of one dtype: .*feature.0.weight is torch"),
+        ({"feature.2.bias": torch.zeros(12).half()}, "one dtype: .*feature.2.bias is torch.float16, feature.0.weight"),
+        ({"feature.2.bias": [0.0] * 12}, "one dtype: .*feature.2.bias is list"),
+    ],
+)
+def test_a_malformed_state_is_refused(change, message):
+    state = {**authors_state(HanNet(4, 12, 3, 3)), **change}
+    with pytest.raises(ValueError, match=f"load_hannet: .*{message}"):
+        load_hannet({key: value for key, value in state.items() if value is not None})
+
+
+def test_both_spellings_of_the_authors():
+    """Their checkerboard has `classifer`, their regression networks `classifier`."""
+    model = HanNet(4, 12, 3, 1)
+    state = {key.replace("classifer", "classifier"): value for key, value in authors_state(model).items()}
+    x = torch.randn(9, 4)
+    torch.testing.assert_close(load_hannet(state)(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_networks(dtype):
+    """Dense weights start orthogonal; groups, a single one and the authors' layout keep the type."""
+    models = [HanNet(4, 12, 5, 3, dense_layers=(3,), dtype=dtype) for _ in range(2)]
+    for weight in (models[0].out.weight, models[0].hidden[0].weight):
+        rows = (
+            weight.double() @ weight.double().mT
+            if weight.shape[0] < weight.shape[1]
+            else weight.double().mT @ weight.double()
+        )
+        torch.testing.assert_close(rows, torch.eye(len(rows), dtype=rows.dtype), rtol=0, atol=0.02)
+    grouped = HanNet.grouped(models)
+    single, loaded = grouped.single(1), load_hannet(authors_state(models[1]))
+    x = torch.randn(9, 4, dtype=dtype)
+    y = models[1](x)
+    assert y.dtype == grouped.out.weight.dtype == dtype
+    assert torch.equal(single(x), y)
+    torch.testing.assert_close(grouped(x.expand(2, -1, -1))[1], y, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(loaded(x), y, rtol=0.02, atol=0.02)  # u was scaled, and rounded
+
+
 @pytest.mark.parametrize("make", [lambda: HanNet(2, 10, 6, 2, dense_layers=(2, 6)), lambda: FCNet(2, 10, 3, 2)])
 def test_groups_train_as_single_networks_do(make):
     singles = [make() for _ in range(3)]

@@ -40,6 +40,13 @@ def test_dtypes(dtype):
     assert moved(torch.randn(2, 16, dtype=dtype)).dtype == dtype
 
 
+def test_float32_parameters_take_any_type():
+    assert "float32 parameters take any of the four" in hanops.HanStack.__doc__
+    stack = hanops.HanStack(16, 3)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        assert stack(torch.randn(2, 16, dtype=dtype)).dtype == dtype
+
+
 def test_groups():
     stack = hanops.HanStack(16, 3, groups=5)
     assert stack.u.shape == stack.b.shape == (5, 3, 16)
@@ -144,6 +151,22 @@ def test_bad_options():
         hanops.HanLayer(4, dim=2)(torch.randn(3, 4))
     with pytest.raises(ValueError, match="HanLayer: features must be at least 1"):
         hanops.HanLayer(0)
+    with pytest.raises(TypeError, match=r"HanStack: dtype must be float64, .* or float16, got torch\.int64"):
+        hanops.HanStack(4, 1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], "rows", 3])
+def test_what_is_no_tensor(x):
+    u = torch.randn(1, 2)
+    for call in (lambda: hanops.han_stack(x, u), lambda: hanops.han_layer(x, u[0]), lambda: hanops.HanStack(2, 1)(x)):
+        with pytest.raises(TypeError, match=f"han_stack: x must be a Tensor, got {type(x).__name__}"):
+            call()
+    with pytest.raises(TypeError, match=f"HanStack: x must be a Tensor, got {type(x).__name__}"):
+        hanops.HanStack(2, 1, dim=0)(x)
+    with pytest.raises(TypeError, match=f"han_stack: b must be a Tensor or None, got {type(x).__name__}"):
+        hanops.han_stack(u, u, x)
+    with pytest.raises(TypeError, match=f"han_layer: u must be a Tensor, got {type(x).__name__}"):
+        hanops.han_layer(u, x)
 
 
 def test_training_reduces_the_loss():

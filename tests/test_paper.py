@@ -107,7 +107,7 @@ def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
     assert calls[1][-1] == "--fresh"
     assert (tmp_path / "page.md").read_text() == "page"
     status = 1
-    with pytest.raises(RuntimeError, match=r"one.py --rates 1 failed:\na reason"):
+    with pytest.raises(ValueError, match=r"one.py --rates 1 failed:\na reason"):
         run(monkeypatch, "paper.py", *words, "--fresh")
 
 

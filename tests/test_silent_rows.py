@@ -8,8 +8,6 @@ from test_distributed import mesh, part
 import hanops
 from hanops.distributed import shard_features
 
-# The kernels for GPUs do not keep the rule yet.
-not_on_gpus = pytest.mark.lacks({"cuda": "no silent rows", "triton": "no silent rows"})
 SIZES = [(1, 5), (3, 40), (13, 30), (37, 30), (70, 64), (11, 700)]  # rows in the lanes, and tiles of rows
 BAD = [float("nan"), float("inf"), float("-inf")]
 
@@ -23,7 +21,6 @@ def spoilt(p: Problem) -> Problem:
     return Problem(x, p.u, p.b, dy, p.final_abs)
 
 
-@not_on_gpus
 @pytest.mark.parametrize(("rows", "features"), SIZES)
 @pytest.mark.parametrize("groups", [None, 2])
 def test_spoilt_rows_without_gradient_add_nothing(backend, device, dtype, rows, features, groups, interpreted):
@@ -39,7 +36,6 @@ def test_spoilt_rows_without_gradient_add_nothing(backend, device, dtype, rows, 
     assert torch.equal(got["db"], clean["db"])
 
 
-@not_on_gpus
 def test_a_float16_row_that_overflows_in_the_last_rounding(backend, device):
     """Its float32 result fits and its stored one does not; a GradScaler would skip every step of a masked batch."""
     x = torch.full((2, 8), 6.5e4, dtype=torch.float16, device=device)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hanops.models.layers import GroupedLinear, make_activation, make_dense, weights
+from hanops.checks import DTYPES
+from hanops.models.layers import GroupedLinear, make_activation, make_dense, start_orthogonal, weights
 from hanops.modules import HanLayer, HanStack
 
 Sizes = tuple[int, int, int, int]  # in_features, width, depth, out_features
@@ -140,9 +142,8 @@ class HanNet(Network):
                 hidden += [make_dense(size, width, groups, device, dtype), make_activation(activation)]
         super().__init__(hidden, sizes, groups, device, dtype)
         self.dense_layers, self.activation = tuple(sorted(dense_layers)), activation
-        with torch.no_grad():
-            for weight in weights(self):
-                nn.init.orthogonal_(weight)
+        for weight in weights(self):
+            start_orthogonal(weight)
 
     def _like(self, groups: int | None) -> HanNet:
         weight = self.out.weight
@@ -238,52 +239,94 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
     return torch.zeros(()) if total is None else total
 
 
+_KEY = re.compile(r"feature\.(0|[1-9]\d*)\.(vector|weight|bias)|(classif(?:i?er))\.(?:weight|bias)")
+_KEYS = "feature.{i}.vector or feature.{i}.weight, feature.{i}.bias, and classifer.weight and .bias, or classifier"
+
+
 def load_hannet(state_dict: Mapping[str, Tensor]) -> HanNet:
     """Returns the HanNet of a state dict in the authors' layout.
 
     Args:
         state_dict: `feature.{i}.vector` (width, 1) and `feature.{i}.bias` of Han layers, `feature.{i}.weight` and
-            `feature.{i}.bias` of dense ones, `classifer.weight` and `classifer.bias` (the authors' spelling).
+            `feature.{i}.bias` of dense ones, and the last layer's `weight` and `bias`, which the authors call
+            `classifer` on the checkerboard and `classifier` in regression. Of one dtype.
 
     Raises:
-        ValueError: for keys or shapes of another layout.
+        ValueError: for keys, shapes or dtypes of another layout.
 
     Source: the authors' code of arXiv 2106.04088.
     """
-    features = [key.split(".") for key in state_dict if key.startswith("feature.")]
-    unknown = [
-        key
-        for key in state_dict
-        if key not in ("classifer.weight", "classifer.bias")
-        and not (key.startswith("feature.") and key.split(".")[2:] in (["vector"], ["weight"], ["bias"]))
-    ]
-    indices = sorted({int(index) for _, index, *_ in features})
-    if unknown or not indices or "classifer.weight" not in state_dict:
-        wanted = "feature.{i}.vector, feature.{i}.weight, feature.{i}.bias, classifer.weight and classifer.bias"
-        raise ValueError(f"load_hannet: state_dict must have the keys {wanted}, got {sorted(state_dict)}")
-    kinds = ["vector" if f"feature.{i}.vector" in state_dict else "weight" for i in indices]
-    if kinds[0] != "weight":
-        raise ValueError("load_hannet: the first hidden layer must be dense, got feature." + f"{indices[0]}.vector")
-    first, last = state_dict[f"feature.{indices[0]}.weight"], state_dict["classifer.weight"]
+    kinds, last = _layout(state_dict)
+    _check_tensors(state_dict, kinds, last)
+    layers = list(kinds)
+    first = state_dict[f"{layers[0]}.weight"]
     model = HanNet(
         first.shape[1],
         first.shape[0],
-        len(indices),
-        last.shape[0],
-        dense_layers=[layer for layer, kind in enumerate(kinds, start=1) if kind == "weight" and layer > 1],
+        len(layers),
+        state_dict[f"{last}.weight"].shape[0],
+        dense_layers=[layer for layer, name in enumerate(layers, start=1) if kinds[name] == "weight" and layer > 1],
         device=first.device,
         dtype=first.dtype,
     )
-    layers = iter(zip(indices, kinds, strict=True))
-    state: dict[str, Tensor] = {"out.weight": last, "out.bias": state_dict["classifer.bias"]}
+    names = iter(layers)
+    state = {f"out.{part}": state_dict[f"{last}.{part}"] for part in ("weight", "bias")}
     for position, module in enumerate(model.hidden):
         if isinstance(module, HanStack):
-            run = [f"feature.{next(layers)[0]}" for _ in range(module.depth)]
+            run = [next(names) for _ in range(module.depth)]
             state[f"hidden.{position}.u"] = torch.stack([state_dict[f"{name}.vector"].flatten() for name in run])
             state[f"hidden.{position}.b"] = torch.stack([state_dict[f"{name}.bias"] for name in run])
         elif isinstance(module, nn.Linear):
-            name = f"feature.{next(layers)[0]}"
-            state[f"hidden.{position}.weight"] = state_dict[f"{name}.weight"]
-            state[f"hidden.{position}.bias"] = state_dict[f"{name}.bias"]
+            name = next(names)
+            state |= {f"hidden.{position}.{part}": state_dict[f"{name}.{part}"] for part in ("weight", "bias")}
     model.load_state_dict(state)
     return model
+
+
+def _layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, str], str]:
+    """Returns the kind of each hidden layer by its name, 'vector' or 'weight', in their order, and the last's name."""
+    got = f"got {sorted(map(str, state_dict))}"
+    found = [_KEY.fullmatch(str(key)) for key in state_dict]
+    indices = sorted({int(match[1]) for match in found if match and match[1]})
+    lasts = {match[3] for match in found if match and match[3]}
+    if None in found or not indices or len(lasts) != 1:
+        raise ValueError(f"load_hannet: state_dict must have the keys {_KEYS}, {got}")
+    last = lasts.pop()
+    kinds = {}
+    for name in [f"feature.{index}" for index in indices]:
+        own = [kind for kind in ("vector", "weight") if f"{name}.{kind}" in state_dict]
+        if len(own) != 1:
+            have = " and ".join(own) or "neither"
+            raise ValueError(f"load_hannet: {name} must have a vector or a weight, got {have} of them in state_dict")
+        kinds[name] = own[0]
+    for key in (*(f"{name}.bias" for name in kinds), f"{last}.weight", f"{last}.bias"):
+        if key not in state_dict:
+            raise ValueError(f"load_hannet: state_dict must have {key}, {got}")
+    name, kind = next(iter(kinds.items()))
+    if kind != "weight":
+        raise ValueError(f"load_hannet: the first hidden layer must be dense, got {name}.vector")
+    return kinds, last
+
+
+def _check_tensors(state_dict: Mapping[str, Tensor], kinds: Mapping[str, str], last: str) -> None:
+    """Checks the type, the dtype and the shape of each tensor of a layout."""
+    first = next(iter(kinds)) + ".weight"
+    dtype = getattr(state_dict[first], "dtype", None)
+    for key, value in state_dict.items():
+        if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.dtype != dtype:
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            wanted = "tensors of one dtype: float64, float32, bfloat16 or float16"
+            raise ValueError(f"load_hannet: state_dict must have {wanted}; {key} is {got}, {first} is {dtype}")
+    if state_dict[first].dim() != 2:
+        raise ValueError(f"load_hannet: {first} must have 2 axes, got shape {list(state_dict[first].shape)}")
+    width = state_dict[first].shape[0]
+    for name in (*kinds, last):
+        out = width if name in kinds else len(state_dict[f"{name}.bias"].flatten())
+        wanted_shapes: dict[str, list[list[int]]] = {f"{name}.bias": [[out]]}
+        if kinds.get(name) == "vector":
+            wanted_shapes[f"{name}.vector"] = [[width, 1], [width]]
+        elif f"{name}.weight" != first:
+            wanted_shapes[f"{name}.weight"] = [[out, width]]
+        for key, shapes in wanted_shapes.items():
+            if list(state_dict[key].shape) not in shapes:
+                raise ValueError(f"load_hannet: {key} must have shape {shapes[0]}, got {list(state_dict[key].shape)}")

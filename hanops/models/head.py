@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hanops.models.layers import start_orthogonal
 from hanops.modules import HanStack
 
 
@@ -31,8 +32,8 @@ class HanHead(nn.Module):
         self.dense = nn.Linear(in_features, features)
         self.stack = HanStack(features, depth)
         self.classifier = nn.Linear(features, num_classes)
-        nn.init.orthogonal_(self.dense.weight)
-        nn.init.orthogonal_(self.classifier.weight)
+        start_orthogonal(self.dense.weight)
+        start_orthogonal(self.classifier.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits, (..., num_classes), of features, (..., in_features)."""

@@ -95,6 +95,13 @@ class GroupSort(nn.Module):
         return str(self.size)
 
 
+@torch.no_grad()
+def start_orthogonal(weight: Tensor) -> None:
+    """Draws a weight by `nn.init.orthogonal_`; a half one is drawn in float32 and rounded, as torch has no QR of it."""
+    wide = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    weight.copy_(nn.init.orthogonal_(wide))
+
+
 def weights(model: nn.Module) -> Iterator[Tensor]:
     """Yields the weight of every dense layer of a model, (out_features, in_features), also those of groups."""
     for module in model.modules():

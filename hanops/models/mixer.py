@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hanops.models.layers import start_orthogonal
 from hanops.modules import HanStack
 
 
@@ -121,7 +122,7 @@ class Mixer(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.orthogonal_(module.weight)
+                start_orthogonal(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits, (N, num_classes), of images, (N, 3, image_size, image_size)."""

@@ -25,7 +25,8 @@ from hanops.triton.tiles import (
     streaming_tile,
 )
 
-_WORKSPACE = 64 << 20  # bytes of partial sums of du and db, or as many as the sign bits, whichever is more
+# Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
+_WORKSPACE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class _Stack:
         most = max(_WORKSPACE // (2 * item * self.layers * self.features), self.groups * self.rows // 64)
         programs = min(self.resident(programs_per_processor) // slices, most) // self.groups
         return max(1, min(programs, tiles))
+
+    def partials(self, tiles: int, parts: int, columns: int) -> Tensor:
+        """Memory for the partial sums of so many tiles: one set of them for each part, or two where they fold."""
+        sets = 2 if tiles >= kernels.FOLD.value * parts else 1
+        shape = (self.groups, parts, sets, self.layers, 2, columns)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
 
 _INTERPRETER = threading.Lock()
@@ -212,7 +219,7 @@ def _backward(
     columns = 8 * size if tile is None else tile.columns
     packed, norms = _packed(stack, u, b, columns)
     fused = sums and stack.features <= FUSED_LIMIT
-    parts = 1
+    parts = sets = 1
 
     def new(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=stack.dtype, device=stack.device)
@@ -226,9 +233,11 @@ def _backward(
         tiles = triton.cdiv(stack.rows, tile.rows)
         parts = stack.parts(tiles, tile.programs_per_processor) if fused else tiles
         if fused:
-            partials = new(stack.groups, parts, stack.layers, 2, columns)
+            partials = stack.partials(tiles, parts, columns)
+            sets = partials.shape[2]
         kernels.backward[(stack.groups * parts,)](
-            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, live, *sizes, tiles, parts, *strides,
+            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, live,
+            *sizes, tiles, parts, sets, *strides,
             R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **launch,
         )  # fmt: skip
     else:
@@ -244,17 +253,18 @@ def _backward(
         tile = parameter_tile(stack.wide)
         tiles, slices = triton.cdiv(stack.rows, tile.rows), triton.cdiv(stack.features, tile.columns)
         parts = stack.parts(tiles, tile.programs_per_processor, slices)
-        partials = new(stack.groups, parts, stack.layers, 2, columns)
+        partials = stack.partials(tiles, parts, columns)
+        sets = partials.shape[2]
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
             g_rows.data, y_rows.data, signs, packed, partials, coefficients, live,
-            *sizes, tiles, parts, slices, *strides,
+            *sizes, tiles, parts, sets, slices, *strides,
             R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **options, **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
-    if parts > 1:
+    if parts * sets > 1:
         length, block = stack.layers * 2 * columns, 128
         totals = new(stack.groups, length)
         kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
-            partials, totals, length, parts, P=16, BLOCK=block
+            partials, totals, length, parts * sets, P=16, BLOCK=block
         )
         partials = totals
     kernels.finish[(stack.groups * stack.layers,)](

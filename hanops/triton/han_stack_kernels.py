@@ -10,6 +10,8 @@ Names: p_ pointers, o_ offsets, m_ masks; w and b are the packed parameters, [la
 import triton
 import triton.language as tl
 
+FOLD = tl.constexpr(16)  # tiles whose sums are added up one after another
+
 # ---- pieces
 
 
@@ -151,6 +153,24 @@ def _add_rows(p, rows, started):
     tl.store(p, before + value)
 
 
+@triton.jit
+def _fold(
+    p_sums, folded, more, layers, o_column,
+    D: tl.constexpr, C: tl.constexpr, K: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """Moves a program's running sums on to its second set, so that rounding does not grow with the number of rows."""
+    tl.debug_barrier()  # they may be read by another lane than wrote them
+    for layer in range(layers):
+        for kind in tl.static_range(2):  # dw, db
+            if (DU and kind == 0) or (DB and kind == 1):
+                for m in tl.static_range(K):
+                    p = p_sums + (2 * layer + kind) * D + m * C + o_column
+                    running = tl.load(p)
+                    before = tl.load(p + folded, mask=tl.zeros_like(running).to(tl.int1) | more, other=0.0)
+                    tl.store(p + folded, before + running)
+                    tl.store(p, tl.zeros_like(running))
+
+
 # ---- parameters
 
 
@@ -246,12 +266,15 @@ def forward(
         features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // tiles).to(tl.int64)
-    row = _rows((tl.program_id(0) % tiles).to(tl.int64) * (R * Q), R, Q)
-    m_row = row < rows
+    first = (tl.program_id(0) % tiles).to(tl.int64) * (R * Q)
+    row = _rows(0, R, Q)
+    m_row = row < rows - first
     columns = _columns(Q, C)
     p_w = p_packed + group * layers * (2 * D)
-    o_signs = (group * rows + row) * abs_layers * S
-    x = _load_rows(p_x, group * x_group + row * x_row, features, m_row, columns, A, C, K)
+    p_signs += (group * rows + first) * abs_layers * S
+    p_y += (group * rows + first) * features
+    o_signs = row.to(tl.int64) * abs_layers * S
+    x = _load_rows(p_x + group * x_group + first * x_row, row.to(tl.int64) * x_row, features, m_row, columns, A, C, K)
     for _ in range(abs_layers):
         z = _reflect(x, p_w, features, columns, D, C, K)
         if SAVE:
@@ -263,16 +286,16 @@ def forward(
         p_w += 2 * D
     for _ in range(abs_layers, layers):  # the last one, where it has no absolute value
         x = _reflect(x, p_w, features, columns, D, C, K)
-    _store_rows(p_y, (group * rows + row) * features, features, m_row, columns, x, C, K)
+    _store_rows(p_y, row * features, features, m_row, columns, x, C, K)
 
 
 @triton.jit(
-    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "g_group", "g_row", "y_group",
-                       "y_row"]
+    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "sets", "g_group", "g_row",
+                       "y_group", "y_row"]
 )  # fmt: skip
 def backward(
     p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients, p_live,
-    rows, features, layers, abs_layers, tiles, parts, g_group, g_row, y_group, y_row,
+    rows, features, layers, abs_layers, tiles, parts, sets, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
@@ -289,6 +312,7 @@ def backward(
     group = (tl.program_id(0) // parts).to(tl.int64)
     columns = _columns(Q, C)
     o_column = _columns(1, C)
+    p_sums = p_partials + program * sets * layers * (2 * D)
     for tile in range(tl.program_id(0) % parts, tiles, parts):
         started = tile >= parts
         row = _rows(tl.cast(tile, tl.int64) * (R * Q), R, Q)
@@ -322,7 +346,7 @@ def backward(
                 for m in tl.static_range(K):
                     x = x + (p[m] + a * tl.load(p_w + m * C + columns),)
             if FUSED:
-                p_part = p_partials + (program * layers + layer) * (2 * D)
+                p_part = p_sums + layer * (2 * D)
                 for m in tl.static_range(K):
                     if DU:
                         _add_rows(p_part + m * C + o_column, c * x[m] - a * g[m], started)
@@ -335,16 +359,18 @@ def backward(
         if DX:
             _store_rows(p_dx, (group * rows + row) * features, features, m_row, columns, g, C, K)
         if FUSED:
+            if (sets > 1) & (tile // parts % FOLD == FOLD - 1):
+                _fold(p_sums, layers * (2 * D), tile >= FOLD * parts, layers, o_column, D, C, K, DU, DB)
             tl.debug_barrier()  # partial sums may be read by another lane than wrote them
 
 
 @triton.jit(
-    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "slices", "g_group", "g_row",
-                       "y_group", "y_row"]
+    do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "parts", "sets", "slices", "g_group",
+                       "g_row", "y_group", "y_row"]
 )  # fmt: skip
 def parameter_gradients(
     p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients, p_live,
-    rows, features, layers, abs_layers, tiles, parts, slices, g_group, g_row, y_group, y_row,
+    rows, features, layers, abs_layers, tiles, parts, sets, slices, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
     D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
@@ -357,6 +383,7 @@ def parameter_gradients(
     group = (tl.program_id(0) // slices // parts).to(tl.int64)
     columns = _columns(Q, C)
     o_column = _columns(1, C)
+    p_sums = p_partials + program * sets * layers * (2 * D) + first
     for tile in range(tl.program_id(0) // slices % parts, tiles, parts):
         started = tile >= parts
         row = _rows(tl.cast(tile, tl.int64) * (R * Q), R, Q)
@@ -369,7 +396,7 @@ def parameter_gradients(
         for i in range(layers):
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D) + first
-            p_part = p_partials + (program * layers + layer) * (2 * D) + first
+            p_part = p_sums + layer * (2 * D)
             if layer < abs_layers:
                 o_signs = ((group * rows + row) * abs_layers + layer) * S
                 g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S, C, K)
@@ -389,6 +416,8 @@ def parameter_gradients(
                 below = below + (g[m] + c * w,)
             g = below
             x = above
+        if (sets > 1) & (tile // parts % FOLD == FOLD - 1):
+            _fold(p_sums, layers * (2 * D), tile >= FOLD * parts, layers, o_column, D, C, K, DU, DB)
         tl.debug_barrier()  # partial sums may be read by another lane than wrote them
 
 

@@ -89,7 +89,7 @@ def backward_tile(features: int, wide: bool) -> Tile | None:
         return None
     for limit, rows, columns, warps in _BACKWARD:
         if features <= limit:
-            return _tile(features, max(1, rows // 8) if wide else rows, columns, warps)
+            return _tile(features, max(1, rows // 8) if wide else rows, columns, warps, registers=255 if wide else None)
     return None
 
 

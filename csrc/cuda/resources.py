@@ -1,12 +1,16 @@
-"""Lists what ptxas says that each CUDA kernel takes: `make kernels` has it compile them, and prints this table."""
+"""Lists what each CUDA kernel takes and does with rows: `make kernels` compiles them, and prints this table.
+
+By what ptxas reports, and by the machine code: see machine_code.py.
+"""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import machine_code
 
 
 @dataclass(frozen=True)
@@ -30,29 +34,30 @@ _ENTRY = re.compile(
 def read_report(file: Path) -> list[Resources]:
     """Returns the kernels of a report that `nvcc -Xptxas -v` wrote."""
     entries = _ENTRY.findall(file.read_text())
-    names = subprocess.run(
-        ["c++filt"], input="\n".join(entry[0] for entry in entries), capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    names = machine_code.demangle([entry[0] for entry in entries])
     kernels = []
     for name, (_, stack, stores, loads, registers) in zip(names, entries, strict=True):
-        short = re.sub(r"hanops::cuda::|^void |\(Call\)$|\((?:int|bool)\)", "", name.replace("hanops::cuda::", ""))
-        kernels.append(Resources(short, int(registers), int(stack), int(stores), int(loads)))
+        kernels.append(Resources(name, int(registers), int(stack), int(stores), int(loads)))
     return sorted(kernels, key=lambda kernel: kernel.kernel)
 
 
 def main() -> int:
-    """Prints a table of each report; fails where a kernel spills."""
-    spills = 0
+    """Prints a table of each report and of the object file beside it; fails where a kernel has a fault."""
+    faults = []
     for file in map(Path, sys.argv[1:]):
         print("Tile<arithmetic, rows, chunks, columns of a chunk, lanes, warps>; see csrc/cuda/tile.cuh\n")
-        print(f"| kernel, {file.stem} | registers | stack, bytes | spilled, bytes |\n|---|---|---|---|")
+        print(f"| kernel, {file.stem} | registers | stack, bytes | spilled, bytes | row loads in flight |")
+        print("|---|---|---|---|---|")
+        codes = {code.kernel: code for code in machine_code.read_object(file.with_suffix(".o"))}
         for k in read_report(file):
-            print(f"| {k.kernel} | {k.registers} | {k.stack} | {k.spill_stores + k.spill_loads} |")
-            spills += (k.stack or k.spill_stores or k.spill_loads) and 1
+            code, spilled = codes[k.kernel], k.spill_stores + k.spill_loads
+            in_flight = ", ".join(map(str, code.in_flight))
+            print(f"| {k.kernel} | {k.registers} | {k.stack} | {spilled} | {in_flight} |")
+            found = [*(["spills"] if k.stack or spilled else []), *code.faults]
+            faults += [f"{file.stem}, {k.kernel}: {fault}" for fault in found]
         print()
-    if spills:
-        print(f"{spills} kernels spill", file=sys.stderr)
-    return 1 if spills else 0
+    print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

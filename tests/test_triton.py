@@ -14,9 +14,9 @@ pytest.importorskip("triton")
 def test_batch_size_depth_and_strides_are_run_time_values():
     """None of them is part of what Triton compiles a kernel for."""
     script = (
-        "from hanops.triton import han_stack_kernels as k\n"
+        "from hanops.triton import han_stack_kernels as k, streaming_kernels as s\n"
         "kernels = [k.prepare, k.sum_parts, k.finish, k.forward, k.backward, k.parameter_gradients,"
-        " k.forward_streaming, k.backward_streaming]\n"
+        " s.forward_streaming, s.backward_streaming]\n"
         "for kernel in kernels:\n"
         "    for p in kernel.params:\n"
         "        assert p.is_constexpr or p.name.startswith('p_') or p.do_not_specialize, (kernel, p.name)\n"

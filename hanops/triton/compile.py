@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hanops.signs import sign_bytes
-from hanops.triton import han_stack_kernels as kernels
+from hanops.triton import han_stack_kernels, streaming_kernels
 from hanops.triton.tiles import (
     FUSED_LIMIT,
     Tile,
@@ -40,7 +40,7 @@ _STORAGE = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64":
 class Kernel:
     """One kernel of the table, with everything that is fixed when it is compiled."""
 
-    name: str  # of the function in han_stack_kernels
+    name: str  # of the function, in streaming_kernels where it ends so, else in han_stack_kernels
     features: int
     storage: str
     tile: Tile
@@ -116,7 +116,8 @@ def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
 
 
 def _source(kernel: Kernel) -> ASTSource:
-    function = getattr(kernels, kernel.name)
+    module = streaming_kernels if kernel.name.endswith("_streaming") else han_stack_kernels
+    function = getattr(module, kernel.name)
     storage, arithmetic = _STORAGE[kernel.storage], "fp64" if kernel.storage == "float64" else "fp32"
     own = ("p_packed", "p_scratch", "p_partials", "p_coefficients")
     pointers = {"p_signs": "u8", "p_live": "u8", **dict.fromkeys(own, arithmetic)}

@@ -16,6 +16,7 @@ from hanops import reference
 from hanops.checks import layers_with_abs
 from hanops.signs import pack, sign_bytes, unpack
 from hanops.triton import han_stack_kernels as kernels
+from hanops.triton import streaming_kernels
 from hanops.triton.tiles import (
     FUSED_LIMIT,
     Tile,
@@ -157,7 +158,7 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool)
         else:
             packed, _ = _packed(stack, u, b, 8 * size)
             programs, scratch = _scratch(stack, stream, 8 * size)
-            kernels.forward_streaming[(programs,)](
+            streaming_kernels.forward_streaming[(programs,)](
                 rows.data, y, signs, packed, scratch, *sizes, stack.groups * stack.rows, programs, *rows.strides,
                 C=stream.C, **options,
             )  # fmt: skip
@@ -242,7 +243,7 @@ def _backward(
         )  # fmt: skip
     else:
         programs, scratch = _scratch(stack, stream, 2 * columns)
-        kernels.backward_streaming[(programs,)](
+        streaming_kernels.backward_streaming[(programs,)](
             g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients, live,
             *sizes, stack.groups * stack.rows, programs, *strides,
             C=stream.C, DX=needs_dx, **launch,

@@ -127,7 +127,7 @@ def test_strides_beyond_32_bits(emulator):
 BROKEN = {  # the file, what is edited there, and what is found
     "removed barrier": (
         "tile.cuh",
-        r"(write\(half \+ warp \* N \+ i \+ turn\(\), v\[i\]\);\n    \}\n)    __syncthreads\(\);\n",
+        r"(write\(half \+ warp \* N \+ i \+ place\(\), v\[i\]\);\n    \}\n)    __syncthreads\(\);\n",
         r"\1",
         "race on shared memory: read after write",
     ),
@@ -139,8 +139,8 @@ BROKEN = {  # the file, what is edited there, and what is found
     ),
     "store off by one": (
         "han_stack_rows.cuh",
-        r"write\(row \+ first \+ j, items\[j\]\)",
-        "write(row + first + j + 1, items[j])",
+        r"write\(row \+ m \* stride \+ j, value\)",
+        "write(row + m * stride + j + 1, value)",
         "access outside of a buffer",
     ),
     "divergent barrier": (
@@ -157,8 +157,8 @@ BROKEN = {  # the file, what is edited there, and what is found
     ),
     "misaligned load": (
         "han_stack_layer.cuh",
-        r"read_vector\(w_m, w \+ m \* stride\);",
-        "read_vector(w_m, w + m * stride + 1);",
+        r"read_vector\(b_m, b \+ m \* stride\);",
+        "read_vector(b_m, b + m * stride + 1);",
         "misaligned",
     ),
     "unordered halves": ("tile.cuh", r"half_ \^= 1;", "", "race on shared memory: write after read"),

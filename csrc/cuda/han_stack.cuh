@@ -123,6 +123,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
       const int stride = Tile::T ? chunk : pinned(chunk);  // a stride of the call's makes no addresses to keep
       A dots[kDots] = {}, c[Tile::R], a[Tile::R], w_next[Tile::E], b_next[Tile::E];
       if (!kAhead) {
+        parameters = packed.layers + int64_t(layer) * 2 * columns + column;
         read_parameter<Tile>(w, parameters, stride);
         if (kX) read_parameter<Tile>(b, parameters + columns, stride);
       }
@@ -137,10 +138,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
         if (kX) read_parameter<Tile>(b_next, parameters + columns, stride);
       }
       team.sum(dots, A(-2));
-      if (!kAhead) {
-        read_parameter<Tile>(w, parameters, stride);
-        parameters -= 2 * columns;
-      }
+      if (!kAhead) read_parameter<Tile>(w, parameters, stride);
 #pragma unroll
       for (int r = 0; r < Tile::R; ++r) {
         c[r] = dots[r];

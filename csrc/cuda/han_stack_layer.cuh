@@ -130,6 +130,22 @@ struct Sums {
     if constexpr (kX) write_parameter<Tile, true>(at, dw, stride);
     write_parameter<Tile, true>(at + columns, db, stride);
   }
+
+  // Adds to sums in memory, dw first: there are no registers for both.
+  template <bool kX>
+  __device__ __forceinline__ void add_to(A* at, int columns, int stride) const {
+    if constexpr (kX) add_values(at, dw, stride);
+    add_values(at + columns, db, stride);
+  }
+
+ private:
+  __device__ __forceinline__ static void add_values(A* at, const A (&values)[Tile::E], int stride) {
+    A total[Tile::E];
+    read_parameter<Tile, true>(total, at, stride);
+#pragma unroll
+    for (int e = 0; e < Tile::E; ++e) total[e] += values[e];
+    write_parameter<Tile, true>(at, total, stride);
+  }
 };
 
 // Back to before the reflection: x += a w, g += c w; kSums: these rows' dw and db are added to `sums`.

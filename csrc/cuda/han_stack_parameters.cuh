@@ -179,13 +179,16 @@ class PartialSums {
     if ((kX || sums_) && !starts_) before.template read<kX>(place(layer), columns(), stride_);
   }
 
-  // A tile's own sums, which are added up by themselves, are added to those before.
+  // A tile's own sums, which are added up by themselves, are added to those before; one row's to those in memory.
   template <bool kX>
   __device__ __forceinline__ void write(Sums<Tile>& sums, Sums<Tile>& before, int layer) const {
     if (!kX && !sums_) return;
-    if constexpr (Tile::R == 1) read<kX>(before, layer);
-    sums.add(before);
-    sums.template write<kX>(place(layer), columns(), stride_);
+    if (Tile::R == 1 && !starts_) {
+      sums.template add_to<kX>(place(layer), columns(), stride_);
+    } else {
+      sums.add(before);
+      sums.template write<kX>(place(layer), columns(), stride_);
+    }
   }
 
  private:

@@ -60,6 +60,7 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
   }
 }
 
+// The compiler would take stores of whole words apart, but for those of write_once.
 template <class Tile, class S, class A>
 __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool valid, int column, int features,
                                           int stride, bool vector) {
@@ -69,7 +70,7 @@ __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool va
     if (vector) {
       const auto chunk = packet<S, Tile::V>(x + m * Tile::V);
       if (valid && (within<Tile>(m) || column + m * stride < features)) {
-        write(reinterpret_cast<Packet<S, Tile::V>*>(row + m * stride), chunk);
+        write_once(reinterpret_cast<Packet<S, Tile::V>*>(row + m * stride), chunk);
       }
     } else {
 #pragma unroll
@@ -104,7 +105,7 @@ __device__ __forceinline__ void write_rows(void* out, const A (&x)[Tile::R][Tile
     S* data = static_cast<S*>(out) + (group * call.rows + first) * call.features;
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
-      S* row = data + size_t(team.row(r)) * call.features;
+      S* row = data + team.row(r) * unsigned(call.features);
       write_row<Tile>(row, x[r], valid >> r & 1, column, call.features, stride, vector);
     }
   });

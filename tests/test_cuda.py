@@ -86,6 +86,15 @@ def test_groups_and_partial_sums(emulator, processors):
 
 
 @emulated
+@pytest.mark.parametrize(("rows", "features", "layers"), [(1300, 200, 30), (25, 4096, 8)])
+def test_partial_sums_that_a_block_cannot_hold(emulator, rows, features, layers):
+    """The first layers' sums are in the block's memory, the others' are not; 1300 rows are more than a fold."""
+    p = problem(rows, features, layers, torch.float32)
+    assert re.match(r"(4|16) rows, ", plan(emulator, rows, features, layers, backward=True))
+    check(stack, p)
+
+
+@emulated
 @pytest.mark.parametrize(("rows", "features", "layers", "launches"), [(100, 30, 20, 1), (1, 1, 1, 1), (32, 200, 9, 1)])
 def test_small_stacks_take_one_launch_each_way(emulator, rows, features, layers, launches):
     emulator.set_processors(132)

@@ -14,8 +14,8 @@ namespace hanops::cuda {
 struct Rung {
   int rows, chunks, vector, lanes, warps;  // of a team, as in Tile; no lanes: as many as a row needs
   int warps_per_processor;                 // that its registers leave room for
-  bool sums;                               // backward: sums du and db, and leaves no coefficients
-  Kernel kernels[2];                       // forward: without and with sign bits; backward: without and with du
+  bool sums, block_sums;  // backward: sums du and db, and leaves no coefficients; in block memory first
+  Kernel kernels[2];      // forward: without and with sign bits; backward: without and with du
 };
 
 namespace {
@@ -24,19 +24,29 @@ constexpr size_t kWorkspace = 64 << 20;  // bytes of partial sums, or as many as
 constexpr size_t kPackHere = 40 << 10;   // bytes of packed parameters that each block may pack for itself
 constexpr int kLooseColumns = 4096, kLooseThreads = 512, kRowsAtOnce = 1024;
 constexpr int kStreamThreads = Stream<float>::kThreads, kSliceThreads = 128, kLayerThreads = 256;
+constexpr size_t kSharedByDefault = 48 << 10;  // more has to be asked for
 constexpr int kFillingThreads = 128;  // of a processor; with fewer in tall tiles, a call is better off in loose ones
 constexpr int kFewParts = 16;         // that `finish` adds up itself
+constexpr double kSharedSums = 0.85;  // of a multiprocessor's shared memory, for partial sums
 
 template <class A, int R, int K, int V, int T, int W>
 constexpr Rung forward_rung(int warps_per_processor = 8) {
   using Own = Tile<A, R, K, V, T, W>;
-  return {R, K, V, T, W, warps_per_processor, false, {forward<Own, false>, forward<Own, true>}};
+  return {R, K, V, T, W, warps_per_processor, false, false, {forward<Own, false>, forward<Own, true>}};
 }
 
 template <class A, int R, int K, int V, int T, int W, bool kSums = true>
 constexpr Rung backward_rung(int warps_per_processor = 8) {
   using Own = Tile<A, R, K, V, T, W>;
-  return {R, K, V, T, W, warps_per_processor, kSums, {backward<Own, false, kSums>, backward<Own, true, kSums>}};
+  return {R,
+          K,
+          V,
+          T,
+          W,
+          warps_per_processor,
+          kSums,
+          Own::kBlockSums,
+          {backward<Own, false, kSums>, backward<Own, true, kSums>}};
 }
 
 // clang-format off
@@ -103,16 +113,26 @@ void check(cudaError_t error, const char* what) {
 void launch_kernel(Kernel kernel, const char* name, int64_t blocks, int threads, size_t shared, Call call,
                    cudaStream_t stream) {
   void* arguments[] = {&call};
+  if (shared > kSharedByDefault) {
+    const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    check(cudaFuncSetAttribute(kernel, most, static_cast<int>(shared)), "cudaFuncSetAttribute");
+  }
   check(cudaLaunchKernel(kernel, dim3(as_blocks(blocks)), dim3(threads), arguments, shared, stream), name);
 }
 
 }  // namespace
 
 Device Device::current() {
-  int device = 0, processors = 0;
+  Device found;
+  int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  return {processors};
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  };
+  get(found.processors, cudaDevAttrMultiProcessorCount);
+  get(found.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  get(found.shared_of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return found;
 }
 
 Plan::Plan(Direction direction, const Call& call, Device device)
@@ -162,14 +182,19 @@ int Plan::team() const { return rung_->lanes ? rung_->lanes * rung_->warps : cal
 // A block of several teams, or of one that has several warps: those share the block's barrier.
 void Plan::set_threads(int threads) { threads_ = team() > 32 ? team() : threads; }
 
-// Bytes of shared memory of the main kernel: for sums over the warps of a team, and for parameters packed there.
-size_t Plan::shared_memory() const {
+// Bytes of shared memory for sums over the warps of a team.
+size_t Plan::exchange() const {
   const int values = direction_ == Direction::kForward ? 1 : 2;
   if (!rung_) return 2 * (kStreamThreads / 32) * values * item_;
   const int warps = rung_->lanes ? rung_->warps : call_.warps;
-  const size_t exchange = warps > 1 ? 2 * warps * values * rung_->rows : 0;
+  return warps > 1 ? 2 * warps * values * rung_->rows * item_ : 0;
+}
+
+// Bytes of shared memory of the main kernel: that, and parameters or partial sums that are kept there.
+size_t Plan::shared_memory() const {
   const size_t packed = call_.pack_here ? 2 * call_.layers * (call_.columns + 1) : 0;
-  return (exchange + packed) * item_;
+  const size_t sums = call_.block_layers ? size_t(threads_ / team()) * call_.block_layers * 2 * call_.columns : 0;
+  return exchange() + (packed + sums) * item_;
 }
 
 Kernel Plan::main_kernel() const {
@@ -233,6 +258,14 @@ void Plan::plan_backward() {
       call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{rung_->rows} * teams));
     }
     if (rung_->sums && sums) parts = call_.blocks * teams;
+    if (parts > 0 && rung_->block_sums) {
+      // What the blocks on a multiprocessor share, but for a part that the L1 cache needs.
+      const size_t share = device_.shared * kSharedSums / (32 * rung_->warps_per_processor / threads_);
+      const size_t room = std::min<size_t>(share, device_.shared_of_block);
+      const size_t layer = size_t(teams) * 2 * call_.columns * item_;
+      call_.block_layers =
+          static_cast<int>(std::min<size_t>(call_.layers, (room - std::min(room, exchange())) / layer));
+    }
   } else {
     stream_blocks_ = std::min<int64_t>(call_.groups * call_.rows, resident_blocks(kStreamThreads, 16));
     scratch_ = reserve(2 * stream_blocks_ * call_.columns);

@@ -79,7 +79,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
   const int column = Tile::V * team.lane();
   const int64_t part = int64_t(blockIdx.x % call.blocks) * team.count() + team.index();
   const int64_t parts = int64_t(call.blocks) * team.count();
-  PartialSums<Tile> sums(call, group, part, column, chunk);
+  A* block_sums = memory + (team.warps() > 1 ? 2 * team.warps() * kDots : 0) +
+                  size_t(team.index()) * call.block_layers * 2 * columns;
+  PartialSums<Tile> sums(call, group, part, column, chunk, block_sums);
   const SignPlace<Tile> place(column, sign_bytes);
   const unsigned sign_stride = pinned(call.sign_stride);
   // Where there are no bits, what is read ahead is not used, but must be there.
@@ -128,10 +130,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
         if (kX) read_parameter<Tile>(b, parameters + columns, stride);
       }
       undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, b);
-      read_tile_signs<Tile>(signs, team, layer_signs, sign_stride);
-      layer_signs -= layer > 1 ? sign_bytes : 0;
       Sums<Tile> layer_sums, before;
       if (kSums && Tile::R > 1) sums.template read<kX>(before, layer);
+      read_tile_signs<Tile>(signs, team, layer_signs, sign_stride);
+      layer_signs -= layer > 1 ? sign_bytes : 0;
       if (kAhead) {
         parameters -= layer > 0 ? 2 * columns : 0;
         read_parameter<Tile>(w_next, parameters, stride);

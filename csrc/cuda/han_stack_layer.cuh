@@ -119,16 +119,17 @@ struct Sums {
     }
   }
 
-  template <bool kX>
+  // kOnce: not by way of the L1 cache.
+  template <bool kX, bool kOnce>
   __device__ __forceinline__ void read(const A* at, int columns, int stride) {
-    if constexpr (kX) read_parameter<Tile, true>(dw, at, stride);
-    read_parameter<Tile, true>(db, at + columns, stride);
+    if constexpr (kX) read_parameter<Tile, kOnce>(dw, at, stride);
+    read_parameter<Tile, kOnce>(db, at + columns, stride);
   }
 
-  template <bool kX>
+  template <bool kX, bool kOnce>
   __device__ __forceinline__ void write(A* at, int columns, int stride) const {
-    if constexpr (kX) write_parameter<Tile, true>(at, dw, stride);
-    write_parameter<Tile, true>(at + columns, db, stride);
+    if constexpr (kX) write_parameter<Tile, kOnce>(at, dw, stride);
+    write_parameter<Tile, kOnce>(at + columns, db, stride);
   }
 
   // Adds to sums in memory, dw first: there are no registers for both.

@@ -144,15 +144,17 @@ struct Packed {
 
 constexpr int kFold = 16;  // tiles that are added up one after another
 
-// Where a team adds up dw and db, from its lanes' first column on. Sums over many tiles move on to a second set after
-// every kFold tiles, so that rounding errors do not grow with the number of rows.
+// Where a team adds up dw and db, from its lanes' first column on: the first layers' sums in the block's memory, as
+// many as it holds, the others' in the L2 cache. Sums over many tiles move on to a second set after every kFold tiles,
+// so that rounding errors do not grow with the number of rows.
 template <class Tile>
 class PartialSums {
   using A = typename Tile::A;
 
  public:
-  __device__ PartialSums(const Call& call, int64_t group, int64_t part, int column, int stride)
-      : call_(call), stride_(stride) {
+  // block: memory of the team for call.block_layers layers.
+  __device__ PartialSums(const Call& call, int64_t group, int64_t part, int column, int stride, A* block)
+      : call_(call), stride_(stride), block_(block + column) {
     A* partials = static_cast<A*>(call.partials);
     sums_ = partials ? partials + (group * call.parts + part) * length() + column : nullptr;
   }
@@ -167,16 +169,25 @@ class PartialSums {
   // After all of them.
   template <bool kX>
   __device__ void end(int64_t tiles) {
-    if (!call_.folds || tiles > kFold) return;
-    for (int layer = 0; layer < call_.layers; ++layer) {
-      Sums<Tile>().template write<kX>(place(layer) + folded(), columns(), stride_);
+    for (int layer = 0; Tile::kBlockSums && sums_ && layer < call_.block_layers; ++layer) {
+      Sums<Tile> sums;
+      sums.template read<kX, false>(at(block_, layer), columns(), stride_);
+      sums.template write<kX, true>(at(sums_, layer), columns(), stride_);
+    }
+    for (int layer = 0; call_.folds && tiles <= kFold && layer < call_.layers; ++layer) {
+      Sums<Tile>().template write<kX, true>(at(sums_, layer) + folded(), columns(), stride_);
     }
   }
 
   // The sums of the tiles before, read early: `before` waits in registers where a tile has several rows.
   template <bool kX>
   __device__ __forceinline__ void read(Sums<Tile>& before, int layer) const {
-    if ((kX || sums_) && !starts_) before.template read<kX>(place(layer), columns(), stride_);
+    if ((!kX && !sums_) || starts_) return;
+    if (Tile::kBlockSums && layer < call_.block_layers) {
+      before.template read<kX, false>(at(block_, layer), columns(), stride_);
+    } else {
+      before.template read<kX, true>(at(sums_, layer), columns(), stride_);
+    }
   }
 
   // A tile's own sums, which are added up by themselves, are added to those before; one row's to those in memory.
@@ -184,10 +195,14 @@ class PartialSums {
   __device__ __forceinline__ void write(Sums<Tile>& sums, Sums<Tile>& before, int layer) const {
     if (!kX && !sums_) return;
     if (Tile::R == 1 && !starts_) {
-      sums.template add_to<kX>(place(layer), columns(), stride_);
+      sums.template add_to<kX>(at(sums_, layer), columns(), stride_);
+      return;
+    }
+    sums.add(before);
+    if (Tile::kBlockSums && layer < call_.block_layers) {
+      sums.template write<kX, false>(at(block_, layer), columns(), stride_);
     } else {
-      sums.add(before);
-      sums.template write<kX>(place(layer), columns(), stride_);
+      sums.template write<kX, true>(at(sums_, layer), columns(), stride_);
     }
   }
 
@@ -196,21 +211,25 @@ class PartialSums {
   __device__ void fold(bool more) {
     for (int layer = 0; layer < call_.layers; ++layer) {
       Sums<Tile> running, total;
-      running.template read<kX>(place(layer), columns(), stride_);
-      if (more) total.template read<kX>(place(layer) + folded(), columns(), stride_);
+      if (Tile::kBlockSums && layer < call_.block_layers) {
+        running.template read<kX, false>(at(block_, layer), columns(), stride_);
+      } else {
+        running.template read<kX, true>(at(sums_, layer), columns(), stride_);
+      }
+      if (more) total.template read<kX, true>(at(sums_, layer) + folded(), columns(), stride_);
       total.add(running);
-      total.template write<kX>(place(layer) + folded(), columns(), stride_);
+      total.template write<kX, true>(at(sums_, layer) + folded(), columns(), stride_);
     }
   }
 
   __device__ int columns() const { return Tile::columns(call_); }
   __device__ int64_t length() const { return int64_t(call_.layers) * 2 * columns(); }
   __device__ int64_t folded() const { return call_.parts / 2 * length(); }
-  __device__ A* place(int layer) const { return sums_ + int64_t(layer) * 2 * columns(); }
+  __device__ A* at(A* sums, int layer) const { return sums + int64_t(layer) * 2 * columns(); }
 
   const Call& call_;
-  A* sums_;
   int stride_;
+  A *block_, *sums_;
   bool starts_ = true;
 };
 
@@ -236,7 +255,7 @@ __global__ void __launch_bounds__(128, 1) parameter_gradients(const Call call) {
   const int64_t part = block * team.count() + team.index(), parts = int64_t(call.blocks) * team.count();
   const A* layers = static_cast<const A*>(call.packed) + group * call.layers * 2 * call.columns + column;
   const SignPlace<Tile> place(column, sign_bytes);
-  PartialSums<Tile> sums(call, group, part, column, 0);
+  PartialSums<Tile> sums(call, group, part, column, 0, nullptr);
 
   int64_t round = 0;
   for (int64_t tile = part; tile == part || tile * Tile::R < call.rows; tile += parts, ++round) {

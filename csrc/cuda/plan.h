@@ -39,6 +39,7 @@ struct Call {
   int64_t ahead = 0;                            // forward: tiles until a resident block makes room for another
   int parts = 1;                                // partial sums of du and db of each group
   bool folds = false;                           // the second half of them are sums of the first
+  int block_layers = 0;                         // the first layers, whose partial sums are in a block's memory
   bool pack_here = false, finish_here = false;  // in the main kernel's blocks, without a launch of their own
   void *packed = nullptr, *norms = nullptr;     // (groups, layers, 2, columns), (groups, layers, 2)
   void *partials = nullptr, *totals = nullptr;  // (groups, parts, layers, 2, columns), (groups, 1, layers, 2, columns)
@@ -52,6 +53,7 @@ enum class Direction { kForward, kBackward };
 // A device's part in the plan.
 struct Device {
   int processors;
+  int shared = 0, shared_of_block = 0;  // bytes of shared memory of a multiprocessor, and what a block may have of it
   static Device current();
 };
 
@@ -86,6 +88,7 @@ class Plan {
   int blocks_with_sums(int rows, int teams_of_a_block, int64_t resident) const;
   int resident_blocks(int threads, int warps_per_processor) const;
   int team() const;
+  size_t exchange() const;
   void set_threads(int threads);
   size_t shared_memory() const;
   Kernel main_kernel() const;

@@ -50,6 +50,9 @@ struct Tile {
   static constexpr int E = K * V;                         // elements of a row in a lane
   static constexpr int F = T == 0 ? 1 : (R < T ? R : T);  // rows that a sum over lanes folds
   static constexpr unsigned kTurns = turns(F, T, V);
+  // Whether partial sums of dw and db go to the block's memory first. On an H100, 16 layers, bfloat16 and float32: at
+  // 256 columns 0.87 and 0.78 of the time with sums in L2, at 4096 0.89 and 0.90, at 1024 1.07 and 1.02.
+  static constexpr bool kBlockSums = T > 0 && (E * T * W <= 256 || E * T * W == 4096);
   __device__ static int columns(const Call& call) { return T ? E * T * W : call.columns; }
   static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
 };

@@ -65,6 +65,8 @@ enum cudaDeviceAttr {
   cudaDevAttrMemoryClockRate,
   cudaDevAttrL2CacheSize,
   cudaDevAttrMaxThreadsPerMultiProcessor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 using cudaStream_t = struct Stream*;
@@ -79,7 +81,11 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::processors : 1024;
+  const bool shared =
+      attribute == cudaDevAttrMaxSharedMemoryPerMultiprocessor || attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::processors
+           : shared                                    ? int{emulator::kSharedBytes}
+                                                       : 1024;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
@@ -89,6 +95,12 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
+  return size_t(bytes) > emulator::kSharedBytes ? cudaErrorInvalidValue : cudaSuccess;
+}
 
 struct cudaFuncAttributes {
   int numRegs;

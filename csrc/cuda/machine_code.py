@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -172,4 +173,7 @@ def read_object(file: Path) -> list[MachineCode]:
 
 
 if __name__ == "__main__":
-    print(cuobjdump())
+    try:
+        print(cuobjdump())
+    except FileNotFoundError as error:
+        sys.exit(str(error))

@@ -13,6 +13,7 @@ import growth
 import matplotlib.pyplot as plt
 import pandas as pd
 import table
+from cases import COPY, DEEP, LINEAR, OTHERS, OWN
 from plots import CAPTIONS, PLOTS, about, read
 from results_file import PART
 from results_file import read as read_results
@@ -108,10 +109,33 @@ def page(files: list[Path], out: Path) -> tuple[str, list[Path]]:
     return text, written
 
 
-def readme_part(file: Path, out: Path, readme: Path) -> str:
-    """Returns the README's plots and table."""
+# Of a GPU; the page has more groups, and up to sixteen rivals.
+README_RIVALS = (OWN, OTHERS[1], LINEAR, DEEP, COPY)
+README_ROWS = {
+    "one layer": ("forward, graph", "both, graph"),
+    "kernels": ("forward", "backward"),
+    "small networks": ("both, graph",),
+    "depth": ("both",),
+}
+
+
+def readme_part(file: Path, gpus: list[Path], out: Path, readme: Path) -> str:
+    """Returns the README's plots and tables: of the CPU, and of each GPU."""
     result, _ = read(file)
     folder = out.resolve().relative_to(readme.resolve().parent).as_posix()
+    parts = []
+    for gpu in gpus:
+        measured = read(gpu)[0]
+        shown = [
+            b
+            for b in measured["benchmarks"]
+            if b["extra_info"].get("rival") in README_RIVALS
+            and b["extra_info"]["way"] in README_ROWS.get(b["extra_info"]["group"], ())
+        ]
+        parts += [
+            f"{table.escaped(about(measured))}. 'Graph' is a CUDA graph, in which no launch is waited for.",
+            table.rivals(shown).markdown(),
+        ]
     times = table.rivals(result["benchmarks"], ("stack", "small networks"), ("both",), with_limits=False)
     return "\n\n".join(
         [
@@ -120,6 +144,7 @@ def readme_part(file: Path, out: Path, readme: Path) -> str:
             f"![time against width]({folder}/{file.stem}-width.png)",
             f"![memory against depth]({folder}/{file.stem}-memory.png)",
             times.markdown(),
+            *parts,
         ]
     )
 
@@ -143,7 +168,8 @@ def main() -> None:
     for old in set(given.out.glob("*.png")) - set(written):
         old.unlink()
     if given.readme:
-        part = readme_part(given.results / "cpu.json", given.out, given.readme)
+        gpus = [file for file in files if "gpu" in read_results(file)["machine_info"] and not file.name.endswith(PART)]
+        part = readme_part(given.results / "cpu.json", gpus, given.out, given.readme)
         before, after = re.split(f"{BEGIN}.*{END}", given.readme.read_text(), flags=re.DOTALL)
         write_text(given.readme, f"{before}{BEGIN}\n{part}\n{END}{after}")
     print(f"{given.out / 'index.html'}: {len(files)} results files, {len(written)} plots")

@@ -85,7 +85,8 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         if vector is None and name == "b":
             continue
         if not isinstance(vector, Tensor):
-            raise TypeError(f"han_layer: {name} must be a Tensor, got {type(vector).__name__}")
+            came = "None" if vector is None else type(vector).__name__
+            raise TypeError(f"han_layer: {name} must be a Tensor, got {came}")
         if vector.layout != torch.strided or vector.is_nested:
             raise TypeError(f"han_layer: {name} must be a strided tensor, got one of layout {vector.layout}")
     if u.dim() != 1:

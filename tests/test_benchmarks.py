@@ -337,7 +337,7 @@ def test_names_in_a_results_file_stay_text(tmp_path):
     assert lines[2].count(shown) == 2
     assert "<i>" not in found.html()
     (tmp_path / "cpu.json").write_text(json.dumps(made))
-    part = report.readme_part(tmp_path / "cpu.json", tmp_path / "report", tmp_path / "README.md")
+    part = report.readme_part(tmp_path / "cpu.json", [], tmp_path / "report", tmp_path / "README.md")
     assert part.startswith(shown)
     assert not re.search(r"(?<!\\)[<`\[]", part.replace("![", ""))
 

@@ -197,9 +197,9 @@ def test_in_place_ops(backend, device):
     "Life of a module",
     "CUDA graphs (`torch.cuda.make_graphed_callables`)",
     cpu="no: a CPU has no CUDA graphs",
-    cuda="yes, not run on a GPU yet",
-    triton="yes, not run on a GPU yet",
-    reference="yes, not run on a GPU yet",
+    cuda="yes",
+    triton="yes",
+    reference="yes",
 )
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")  # torch holds its warm-up's outputs
 def test_cuda_graphs(backend, device):

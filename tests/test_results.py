@@ -34,7 +34,9 @@ print(json.dumps(found))
 def start(*arguments: object, limit: int | None = None, **environment: str) -> subprocess.CompletedProcess:
     """Runs Python; limit: bytes of the largest file that it can write."""
     most = None if limit is None else (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    command, variables = [sys.executable, *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # Under pytest-xdist this process is a worker; the one that it starts is none.
+    here = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    command, variables = [sys.executable, *map(str, arguments)], {**here, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, preexec_fn=most)
 
 

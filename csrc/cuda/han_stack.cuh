@@ -62,6 +62,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const Call call) {
   write_rows<Tile>(call.y.data, x, team, call, group, tile.first, own, column, stride);
 }
 
+// Whether a layer's w and b are read a layer ahead. Before sm_90, ptxas has no registers for them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kReadsAhead = false;
+#else
+constexpr bool kReadsAhead = true;
+#endif
+
 // Tiles back through all layers. Each team takes every parts-th tile of a group and has partial sums of its own, so
 // that an address has one writer and sums have one order. kX: du is needed, and the activations are rebuilt. kSums:
 // this kernel sums dw and db; otherwise it keeps the coefficients c and a of every row and layer for
@@ -70,7 +77,8 @@ template <class Tile, bool kX, bool kSums>
 __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const Call call) {
   using A = typename Tile::A;
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
-  constexpr bool kAhead = Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
+  constexpr bool kAhead =
+      kReadsAhead && Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
   A* memory = shared_memory<A>();
   Team<Tile> team(call.lanes, call.warps, memory, kDots);
   const int64_t group = blockIdx.x / call.blocks;

@@ -300,8 +300,15 @@ def test_report_of_a_gpu(tmp_path, monkeypatch, capsys):
     (folder / "torn.json").write_text(json.dumps(results(True))[:-100])
     out.mkdir()
     (out / "old.png").touch()
-    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(folder), "--out", str(out)])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    monkeypatch.setattr(
+        sys, "argv", ["report.py", "--results", str(folder), "--out", str(out), "--readme", str(readme)]
+    )
     report.main()
+    assert "depth: N=4096, d=256, L=16" in readme.read_text()
+    assert readme.read_text().count("NVIDIA H100, 1755") == 1  # and nothing of what was cut short
+    assert EAGER not in readme.read_text().split("NVIDIA H100, 1755")[1]
     page, said = (out / "index.html").read_text(), capsys.readouterr().out
     assert page.count("<img") == len(list(out.iterdir())) - 1 == 3 * len(plots.PLOTS) - 1
     assert "Not measured" not in page

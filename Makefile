@@ -11,7 +11,7 @@ STAMP := $(VENV)/.packages
 SHELL := /bin/bash
 
 .PHONY: bench bench-compare results report paper paper-full gpu gpu-first gpu-second gpu-ship kernels test sanitize \
-	guard fuzz lint format clean build sdist help
+	guard fuzz docs lint format clean build sdist help
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -27,9 +27,9 @@ $(STAMP): constraints.txt
 build: $(VENV)/.built  ## build the native code and install hanops into .venv, editable
 
 $(VENV)/.built: $(STAMP) pyproject.toml setup.py CMakeLists.txt $(SOURCES)
-	@echo "==> hanops with its native code (a minute or two the first time), and the test and lint tools"
+	@echo "==> hanops with its native code (a minute or two the first time), and the tools of tests, lints and docs"
 	@$(PY) setup.py --quiet build_ext --inplace
-	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint,report,examples]'
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test,lint,report,examples,docs]'
 	@touch $@
 
 SUITE ?= quick
@@ -103,6 +103,9 @@ paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and
 
 paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
 	@$(PY) examples/paper.py --full $(if $(DATA),--data "$(DATA)")
+
+docs: build  ## the site, to build/site/index.html; writes the generated pages and figures anew
+	@$(PY) -m docs.tools
 
 lint: build  ## formatting, lints and types
 	@$(VENV)/bin/ruff format --check .

@@ -1,0 +1,57 @@
+"""The documentation is whole: generated parts are up to date, links lead somewhere, blocks run, the site builds."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hanops
+from docs.tools import __main__ as tools
+from docs.tools import api
+
+REPOSITORY = Path(__file__).parent.parent
+GUIDE = REPOSITORY / "docs" / "guide.md"
+
+
+def test_generated_parts():
+    """`make docs` would change nothing."""
+    for path, text in tools.written().items():
+        assert path.read_text() == text, path
+
+
+def test_reference_is_complete():
+    named = {path for page in api.PAGES for path in api.names(page)}
+    wanted = {f"hanops.{name}" for name in hanops.__all__ if name not in ("models", "metrics")}
+    wanted |= {f"hanops.models.{name}" for name in hanops.models.__all__}
+    wanted |= {f"hanops.distributed.{name}" for name in hanops.distributed.__all__}
+    assert wanted <= named
+
+
+def test_guide(capsys):
+    """The guide's blocks run, and `convert` prints the table that stands below its block."""
+    text = GUIDE.read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, str(GUIDE), "exec"), names)
+    (shown,) = re.findall(r"```text\n(.*?)```", text, flags=re.DOTALL)
+    assert shown in capsys.readouterr().out
+    x = names["torch"].rand(7, 2)
+    names["torch"].testing.assert_close(names["program"].module()(x), names["model"](x))
+
+
+def test_site(tmp_path):
+    """MkDocs builds the site without a warning: pages, links, anchors and docstrings."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "api" / "layers.html").read_text()
+    assert "hanops.HanStack" in page
+    assert "final_abs" in page

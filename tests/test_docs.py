@@ -45,6 +45,26 @@ def test_guide(capsys):
     names["torch"].testing.assert_close(names["program"].module()(x), names["model"](x))
 
 
+PAGES = [*sorted((REPOSITORY / "docs").rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    """Links lead to files of the repository, and to headings of theirs, as on GitHub."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for path, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        if not re.match(r"\w+:", path):
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), path
+            assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
 def test_site(tmp_path):
     """MkDocs builds the site without a warning: pages, links, anchors and docstrings."""
     pytest.importorskip("mkdocs")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from docs.tools import __main__ as tools
 from docs.tools import api
 
 REPOSITORY = Path(__file__).parent.parent
-GUIDE = REPOSITORY / "docs" / "guide.md"
+GUIDE, SCALING = REPOSITORY / "docs" / "guide.md", REPOSITORY / "docs" / "scaling.md"
 
 
 def test_generated_parts():
@@ -43,6 +44,19 @@ def test_guide(capsys):
     assert shown in capsys.readouterr().out
     x = names["torch"].rand(7, 2)
     names["torch"].testing.assert_close(names["program"].module()(x), names["model"](x))
+
+
+def run_scaling() -> None:
+    """The page's program, in each of its processes."""
+    blocks = re.findall(r"```python\n(.*?)```", SCALING.read_text(), flags=re.DOTALL)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # RowwiseParallel returns a view
+        exec(compile("\n".join(blocks), str(SCALING), "exec"), {})
+
+
+def test_scaling(pools):
+    """The blocks of the page on many devices run in 4 processes."""
+    pools[4](run_scaling)
 
 
 PAGES = [*sorted((REPOSITORY / "docs").rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]

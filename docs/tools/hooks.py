@@ -6,11 +6,13 @@ link to an image elsewhere brings the image along, and a link to a source file o
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -31,6 +33,8 @@ LANGUAGES |= {"Makefile": "make", "CMakeLists.txt": "cmake", ".yml": "yaml", ".j
 
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(^ *(`{3,}).*?^ *\2`*$|`[^`\n]+`)", flags=re.DOTALL | re.MULTILINE)
+MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
+PRIME = re.compile(r"<msup>(<m[io]>[^<]*</m[io]>)<mi>&#x02032;</mi></msup>")  # raised twice otherwise
 NOTE = re.compile(r"^Arguments, .*The site, which `make docs` builds, shows them here\.\n\n", flags=re.MULTILINE)
 API = re.compile(r"^## (\w+)\n.*?<!-- api: (\S+) -->\n", flags=re.DOTALL | re.MULTILINE)
 
@@ -142,3 +146,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{match[1]}{relpath(place(path), here)}{match[3] or ''}{match[4]}"
 
     return outside_code(markdown, lambda text: LINK.sub(change, text))
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns formulas into MathML, which browsers show by themselves."""
+
+    def formula(match: re.Match[str]) -> str:
+        maths = convert(html.unescape(match[2]).strip(), display="block" if match[1] == "div" else "inline")
+        return PRIME.sub(r"\1<mo>&#x2032;</mo>", maths)
+
+    return MATHS.sub(formula, content)

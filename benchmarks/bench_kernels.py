@@ -12,12 +12,13 @@ from interleave import Replay, interleave
 from ratios import Samples
 
 import hanops
-from hanops.profile import FLOORS
-from hanops.reference import arithmetic_dtype
+from hanops.backends.native import native
+from hanops.definition.reference import arithmetic_dtype
+from hanops.profiling.case import FLOORS
 
 pytestmark = [
     pytest.mark.benchmark(timer=Replay.clock),
-    pytest.mark.skipif(hanops.ops.native is None, reason="no kernels in this build"),
+    pytest.mark.skipif(native is None, reason="no kernels in this build"),
 ]
 
 CASES = [Case(256, 256, 64), Case(256, 1024, 64), Case(4096, 256, 16), Case(4096, 1024, 16)]
@@ -41,7 +42,7 @@ def time_kernels(case: Case) -> Samples:
     try:
         samples = interleave(
             {
-                "ceiling": lambda: rates.append(hanops.ops.native.fma_vectors_per_second(0.002)),
+                "ceiling": lambda: rates.append(native.fma_vectors_per_second(0.002)),
                 "forward": lambda: ops.han_stack_forward(x, u, b, True, False),
                 "forward with bits": lambda: ops.han_stack_forward(x, u, b, True, True),
                 "backward": lambda: ops.han_stack_backward(dy, y, signs, u, b, True, [True, True, True]),
@@ -61,7 +62,7 @@ def test_share_of_the_ceiling(timed, report, device, rehearsal, case, kernel):
     if device.type != "cpu" or rehearsal:
         pytest.skip("of the CPU's kernels")
     samples = timed(f"kernels {case}", lambda: time_kernels(case))
-    lanes = hanops.ops.native.build_info()["float32_lanes"] * 4 // arithmetic_dtype(case.dtype).itemsize
+    lanes = native.build_info()["float32_lanes"] * 4 // arithmetic_dtype(case.dtype).itemsize
     vectors = case.element_layers / lanes
     shares = [
         KERNELS[kernel] * vectors / (seconds * rate)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from cases import Case
 
-from hanops import profile
+from hanops.profiling.case import FLOORS
+from hanops.profiling.ceilings import ceilings
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Ceilings:
         direction: one of a stack on its own; a training step has other work in it. A stack in float64 has no share of
         the multiply-adds, which are float32.
         """
-        floors = profile.FLOORS[device]
+        floors = FLOORS[device]
         operations = {**floors, "both": floors["forward with bits"] + floors["backward"]}.get(direction)
         if operations is None:
             return {}
@@ -41,5 +42,5 @@ class Ceilings:
 
 def measured_ceilings(device: torch.device) -> Ceilings:
     """Measures both limits, on the CPU with torch's threads; NaN where nothing here can measure the second."""
-    copy, operations = profile.ceilings(device)
+    copy, operations = ceilings(device)
     return Ceilings(copy, math.nan if operations is None else operations)

@@ -21,6 +21,7 @@ from interleave import Replay
 from results_file import Results, commit_info, results_of
 
 import hanops
+from hanops.backends.native import native
 
 Measured = TypeVar("Measured")
 
@@ -225,7 +226,6 @@ def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, An
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    native = hanops.ops.native
     machine_info["hanops"] = hanops.__version__
     machine_info["commit"] = commit_info()["id"]
     machine_info["torch"] = torch.__version__

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ratios import Samples
 
-from hanops.timing import Measure, in_turns, seconds_of, timer
+from hanops.profiling.timing import Measure, in_turns, seconds_of, timer
 
 
 def interleave(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import hanops
-from hanops.timing import seconds_on_gpu
+from hanops.profiling.timing import seconds_on_gpu
 
 Call = Callable[[], object]
 

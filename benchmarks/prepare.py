@@ -27,7 +27,7 @@ BUILD = ROOT / "build" / "gpu-build"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 CHECK = (
-    "import hanops, sys; native = hanops.ops.native;"
+    "import hanops, sys; from hanops.backends.native import native;"
     " kernels = native and native.build_info().get('cuda_architectures'); print('CUDA kernels for', kernels);"
     " sys.exit(0 if native and (kernels or sys.argv[1] == 'cpu') else 3)"
 )

@@ -9,7 +9,7 @@ import io
 import re
 from pathlib import Path
 
-import growth
+import exponents
 import matplotlib.pyplot as plt
 import pandas as pd
 import table
@@ -37,13 +37,13 @@ def frame_table(frame: pd.DataFrame) -> table.Table:
 
 def growth_tables(frame: pd.DataFrame) -> dict[str, table.Table]:
     """Returns the tables of how cost grows, by title."""
-    memory = growth.memory_fits(frame)
+    memory = exponents.memory_fits(frame)
     for column in ("saved for each layer", "peak for each layer"):
         if column in memory:
             memory[column] = ["" if pd.isna(v) else table.size(v) for v in memory[column]]
     return {
-        f"Exponents of HanStack's time, from {growth.BEYOND} times the shortest call": frame_table(
-            growth.time_fits(frame)
+        f"Exponents of HanStack's time, from {exponents.BEYOND} times the shortest call": frame_table(
+            exponents.time_fits(frame)
         ),
         "Memory for each more layer": frame_table(memory),
     }

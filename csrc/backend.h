@@ -12,8 +12,8 @@
 
 namespace hanops {
 
-enum class Backend { kAuto, kCuda, kTriton, kCpu, kReference };
-constexpr std::array<std::string_view, 5> kBackendNames{"auto", "cuda", "triton", "cpu", "reference"};
+enum class Backend { kAuto, kCuda, kTriton, kCpu, kTorch };
+constexpr std::array<std::string_view, 5> kBackendNames{"auto", "cuda", "triton", "cpu", "torch"};
 
 inline std::atomic<Backend> chosen_backend{Backend::kAuto};
 
@@ -23,7 +23,7 @@ struct Rule {
   std::vector<at::ScalarType> dtypes;  // of x
   int64_t features, layers, rows;      // at most
 };
-inline std::vector<Rule> rules;  // set once, by hanops/backends.py, which leaves out what is not there
+inline std::vector<Rule> rules;  // set once, by hanops/backends/choice.py, which leaves out what is not there
 
 // Whether the kernels of backend 'cuda' are in this process for tensors like x: on a GPU where this build has them, on
 // the CPU where a test has loaded the emulator.
@@ -33,14 +33,14 @@ inline bool has_cuda(const at::Tensor& x) {
   return (x.is_cpu() || x.is_cuda()) && op && op->hasKernelForDispatchKey(key);
 }
 
-// What runs a call on x. hanops/backends.py decides the same, and explains it; whether Triton's interpreter is on,
-// which tensors on the CPU need, it checks itself.
+// What runs a call on x. hanops/backends/choice.py decides the same, and explains it; whether Triton's interpreter is
+// on, which tensors on the CPU need, it checks itself.
 inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
   const Backend chosen = chosen_backend;
   const bool on_cpu = x.is_cpu(), on_gpu = x.is_cuda();
   if (chosen == Backend::kAuto) {
     if (on_cpu) return Backend::kCpu;
-    if (!on_gpu) return Backend::kReference;
+    if (!on_gpu) return Backend::kTorch;
     const int64_t features = x.size(-1), layers = u.size(-2), rows = x.numel() / features;
     for (const Rule& rule : rules) {
       if (features <= rule.features && layers <= rule.layers && rows <= rule.rows &&
@@ -48,9 +48,9 @@ inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
         return rule.backend;
       }
     }
-    return Backend::kReference;
+    return Backend::kTorch;
   }
-  const bool fits = chosen == Backend::kReference || (chosen == Backend::kCpu && on_cpu) ||
+  const bool fits = chosen == Backend::kTorch || (chosen == Backend::kCpu && on_cpu) ||
                     (chosen == Backend::kTriton && (on_cpu || on_gpu)) || (chosen == Backend::kCuda && has_cuda(x));
   TORCH_CHECK(fits, "han_stack: backend '", kBackendNames[static_cast<size_t>(chosen)],
               "' was asked for, but the tensors are on ", x.device());

@@ -17,7 +17,8 @@ namespace py = pybind11;
 
 namespace {
 
-// What the module fits, as hanops/native.py reads it from the file before it is loaded: torch, and the CUDA of kernels.
+// What the module fits, as hanops/backends/native.py reads it from the file before it is loaded: torch, and the CUDA of
+// kernels.
 #ifdef HANOPS_CUDA
 #define HANOPS_KERNELS HANOPS_TORCH_CUDA
 #else

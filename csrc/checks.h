@@ -1,4 +1,5 @@
-// Argument checks, raised before any work and on symbolic sizes. hanops/checks.py says the same in the same words.
+// Argument checks, raised before any work and on symbolic sizes. hanops/definition/checks.py says the same in the same
+// words.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -90,7 +91,8 @@ inline c10::SymInt layers_with_abs(const at::Tensor& u, bool final_abs) {
   return final_abs || layers == 0 ? layers : layers - 1;
 }
 
-// Bytes of a row's sign bits of one layer; the device type sets their layout, as hanops/signs.py describes it.
+// Bytes of a row's sign bits of one layer; the device type sets their layout, as hanops/definition/signs.py describes
+// it.
 inline int64_t chunked_sign_bytes(int64_t features) {
   int64_t bytes = 4;
   while (8 * bytes < features) bytes *= 2;

@@ -67,7 +67,8 @@ bool is_transformed(const Tensors&... tensors) {
          (has_tangent(tensors) || ...);
 }
 
-// The two ops with every derivative, by hanops/autograd.py: under transforms, and where a gradient is derived again.
+// The two ops with every derivative, by hanops/ops/autograd.py: under transforms, and where a gradient is derived
+// again.
 const auto& differentiable_forward_op() {
   static const auto op = find_op<ForwardSchema>("hanops::han_stack_forward_differentiable");
   return op;
@@ -153,20 +154,20 @@ Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool
   return std::get<0>(forward_op().call(x, u, b, final_abs, false));
 }
 
-// The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops.py. BackendSelect, which
-// comes before every device, checks the arguments of a direct call; the two ops above go past it.
+// The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops/registration.py.
+// BackendSelect, which comes before every device, checks the arguments of a direct call; the two ops above go past it.
 const auto& forward_op_of(Backend backend) {
-  static const auto reference = find_op<ForwardSchema>("hanops::han_stack_forward_reference");
+  static const auto torch = find_op<ForwardSchema>("hanops::han_stack_forward_torch");
   static const auto triton = find_op<ForwardSchema>("hanops::han_stack_forward_triton");
   static const auto cuda = find_op<ForwardSchema>("hanops::han_stack_forward_cuda");
-  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : reference;
+  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : torch;
 }
 
 const auto& backward_op_of(Backend backend) {
-  static const auto reference = find_op<BackwardSchema>("hanops::han_stack_backward_reference");
+  static const auto torch = find_op<BackwardSchema>("hanops::han_stack_backward_torch");
   static const auto triton = find_op<BackwardSchema>("hanops::han_stack_backward_triton");
   static const auto cuda = find_op<BackwardSchema>("hanops::han_stack_backward_cuda");
-  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : reference;
+  return backend == Backend::kCuda ? cuda : backend == Backend::kTriton ? triton : torch;
 }
 
 constexpr c10::DispatchKeySet kDevices(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
@@ -230,7 +231,7 @@ constexpr const char* kBackward =
 TORCH_LIBRARY(hanops, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor", tags);
-  for (const char* suffix : {"", "_cuda", "_triton", "_reference"}) {
+  for (const char* suffix : {"", "_cuda", "_triton", "_torch"}) {
     m.def(c10::str("han_stack_forward", suffix, kForward).c_str(), tags);
     m.def(c10::str("han_stack_backward", suffix, kBackward).c_str(), tags);
   }
@@ -253,7 +254,7 @@ TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
 
 TORCH_LIBRARY_IMPL(hanops, CompositeImplicitAutogradNestedTensor, m) {
   m.impl("han_stack", torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());
-  for (const char* suffix : {"", "_cuda", "_triton", "_reference", "_differentiable"}) {
+  for (const char* suffix : {"", "_cuda", "_triton", "_torch", "_differentiable"}) {
     for (const char* op : {"han_stack_forward", "han_stack_backward"}) {
       m.impl(c10::str(op, suffix).c_str(), torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());
     }
@@ -265,8 +266,8 @@ TORCH_LIBRARY_IMPL(hanops, BackendSelect, m) {
   m.impl("han_stack_backward_cuda", checked_backward<Backend::kCuda>);
   m.impl("han_stack_forward_triton", checked_forward<Backend::kTriton>);
   m.impl("han_stack_backward_triton", checked_backward<Backend::kTriton>);
-  m.impl("han_stack_forward_reference", checked_forward<Backend::kReference>);
-  m.impl("han_stack_backward_reference", checked_backward<Backend::kReference>);
+  m.impl("han_stack_forward_torch", checked_forward<Backend::kTorch>);
+  m.impl("han_stack_backward_torch", checked_backward<Backend::kTorch>);
 }
 
 #ifdef HANOPS_CUDA

@@ -10,8 +10,8 @@ from hanops.backends import Explanation, explain, use_backend
 from hanops.conversion import convert
 from hanops.functional import han_layer, han_stack
 from hanops.modules import HanLayer, HanStack
+from hanops.ops.decompositions import decompositions
 from hanops.optim import no_weight_decay
-from hanops.plain import decompositions
 
 __version__ = "0.1.0"
 __all__ = [

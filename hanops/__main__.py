@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 import hanops
-from hanops import backends, profile
-from hanops.native import native
+from hanops import backends
+from hanops.backends.native import native
+from hanops.profiling import profile
+from hanops.profiling.case import Case
 
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
@@ -69,7 +71,7 @@ def _print_installation(found: dict[str, Any]) -> None:
 
 def _kernels(target: str, storages: list[str]) -> Iterator[dict[str, Any]]:
     """Compiles the Triton kernels one after the other, and yields a row of the table for each."""
-    from hanops.triton import compile as ahead_of_time
+    from hanops.profiling import ahead_of_time
 
     for kernel in ahead_of_time.table(tuple(storages)):
         tile, taken = kernel.tile, ahead_of_time.resources(kernel, target)
@@ -117,7 +119,7 @@ def _memory(device: torch.device) -> int:
 
 
 def _profile(given: argparse.Namespace) -> int:
-    case = profile.Case(
+    case = Case(
         given.features, given.depth, given.batch, given.groups, getattr(torch, given.dtype), torch.device(given.device)
     )
     if given.ncu and given.trace is not None:
@@ -185,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--device", default=there, choices=["cpu", "cuda"], help=f"({there} on this machine)")
     measure.add_argument("--dtype", default="float32", choices=DTYPES, help="of x and the parameters (float32)")
     backend = os.environ.get("HANOPS_BACKEND") or "auto"
-    measure.add_argument("--backend", default=backend, choices=backends.BACKENDS, help=f"({backend})")
+    measure.add_argument(
+        "--backend", default=backend, type=backends.current_name, choices=backends.BACKENDS, help=f"({backend})"
+    )
     measure.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of measuring, about (2)")
     trace = "first write a torch.profiler trace of a few forward and backward calls"
     measure.add_argument("--trace", metavar="FILE", help=trace)

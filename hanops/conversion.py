@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from hanops.checks import DTYPES
+from hanops.definition.checks import DTYPES
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanStack, _check_count
-from hanops.names import choose
+from hanops.selection import choose
 
 # Those of hidden layers, without parameters: an absolute value may take their place.
 _ACTIVATIONS = (

@@ -21,12 +21,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
-from hanops.autograd import is_differentiated
-from hanops.checks import check_stack, layers_with_abs, signs_shape
+from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
+from hanops.definition.checks import check_stack, layers_with_abs, signs_shape
+from hanops.definition.reference import arithmetic_dtype
+from hanops.definition.signs import is_chunked, pack
 from hanops.modules import HanStack
-from hanops.plain import as_rows, by_layer, plus_minus
-from hanops.reference import arithmetic_dtype
-from hanops.signs import is_chunked, pack
+from hanops.ops.autograd import is_differentiated
 
 __all__ = ["ShardFeatures", "shard_features"]
 

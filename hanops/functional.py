@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from hanops import ops, vmap  # noqa: F401  register the ops
+from hanops import ops  # noqa: F401  registers the op
 
 _op = torch.ops.hanops.han_stack.default
 _OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")

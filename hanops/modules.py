@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hanops.checks import DTYPES
+from hanops.definition.checks import DTYPES
 from hanops.functional import _han_stack
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hanops.modules import HanStack
-from hanops.names import choose
+from hanops.selection import choose
 
 
 def no_weight_decay(

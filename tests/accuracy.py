@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
 

@@ -16,6 +16,7 @@ from processes import Processes
 
 import hanops
 from hanops import backends
+from hanops.backends.native import native
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -28,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
+    config.addinivalue_line("markers", "plain_torch: runs on the backend 'torch', a word that `-k` finds in dtypes too")
     config.addinivalue_line("markers", "only(*backends, interpreted=True): the backends that a test is about")
     hypothesis.settings.register_profile("fixed", derandomize=True)
     hypothesis.settings.load_profile("default" if config.getoption("--seed") else "fixed")
@@ -37,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmul
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers for each process of tests
     else:
-        os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.triton is imported
+        os.environ["TRITON_INTERPRET"] = "1"  # read when hanops.backends.triton is imported
 
 
 def on_gpu(config: pytest.Config) -> bool:
@@ -70,13 +72,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         have = {
             "cuda": backends.missing("cuda") is None if on_gpu(config) else emulation.available(),
             "triton": find_spec("triton") is not None,
-            "cpu": config.getoption("--device") == "cpu" and hanops.ops.native is not None,
+            "cpu": config.getoption("--device") == "cpu" and native is not None,
         }
-        names = [*(name for name in have if have[name]), "reference"]
+        names = [*(name for name in have if have[name]), "torch"]
         if only := metafunc.definition.get_closest_marker("only"):
             interpreted = only.kwargs.get("interpreted", True) or on_gpu(config)
             names = [name for name in names if name in only.args and (interpreted or name != "triton")]
-        metafunc.parametrize("backend", names, indirect=True)
+        marked = [pytest.param(name, marks=pytest.mark.plain_torch) if name == "torch" else name for name in names]
+        metafunc.parametrize("backend", marked, indirect=True)
 
 
 @pytest.fixture

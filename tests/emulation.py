@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import hanops
+from hanops.backends.native import native
 
 ROOT = Path(__file__).parent.parent
 BUILD = Path(os.environ.get("HANOPS_TEST_BUILD", ROOT / "build" / "cmake"))
@@ -39,7 +40,7 @@ def build(*targets: str) -> None:
 def available() -> bool:
     """Tells whether the package under test is this folder's, and was built here, so that the emulator can be."""
     here = Path(hanops.__file__).parent.parent == ROOT
-    return here and hanops.ops.native is not None and (BUILD / "CMakeCache.txt").exists()
+    return here and native is not None and (BUILD / "CMakeCache.txt").exists()
 
 
 @cache

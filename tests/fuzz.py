@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 import hanops
 
-BACKENDS = ("cpu", "reference", "cuda", "triton")
+BACKENDS = ("cpu", "torch", "cuda", "triton")
 SECONDS = 120.0  # after which a case counts as hung
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hanops
-from hanops.signs import is_chunked, sign_bytes, unpack
+from hanops.definition.signs import is_chunked, sign_bytes, unpack
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TRIES = 4

@@ -10,7 +10,7 @@ from accuracy import Problem, activations, assert_same, compare, near_kinks
 from fuzz_cases import SMALL, Case
 from torch import Tensor
 
-from hanops import reference
+from hanops.definition import reference
 
 NEAR = "too near to kinks"  # of a right outcome that was not compared
 MASKED = 0.05  # of a case's rows may lie near a kink

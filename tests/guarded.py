@@ -28,8 +28,8 @@ import torch
 from accuracy import Problem, Stack, check, leave_kinks, near_kinks, problem
 from torch import Tensor
 
-import hanops
-from hanops import reference
+from hanops.backends.native import native
+from hanops.definition import reference
 
 CAPABILITIES = {"DEFAULT": "default", "AVX2": "avx2", "AVX512": "avx512"}
 MOST_FEATURES = 2200
@@ -38,7 +38,7 @@ ARRANGEMENTS = ("packed", "slice", "columns apart", "one row for all")
 
 def instruction_sets() -> list[str]:
     """Returns those that this build has and this machine runs."""
-    built, best = (hanops.ops.native.build_info()[key] for key in ("instruction_sets", "instruction_set"))
+    built, best = (native.build_info()[key] for key in ("instruction_sets", "instruction_set"))
     return built[: built.index(best) + 1]
 
 
@@ -215,7 +215,7 @@ def child(kind: str, seed: int, last: Path) -> None:
         last.write_text(repr(case))
         (run_check if kind == "sweep" else run)(case)
         count += 1
-    name = hanops.ops.native.build_info()["instruction_set"]
+    name = native.build_info()["instruction_set"]
     print(f"{name}: {count:,} cases, {guarded() - before:,} blocks between guard pages")
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 KERNELS = ["test_han_stack.py", "test_han_stack_backward.py", "test_han_stack_conventions.py", "test_silent_rows.py"]
 OPS = ["test_ops.py", "test_ops_arguments.py", "test_ops_results.py", "test_derivatives_of_nothing.py"]
-ON_KERNELS = "not triton and not reference and not shards and not processes"
+ON_KERNELS = "not triton and not plain_torch and not shards and not processes"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import hanops
 from hanops import backends
-from hanops.backends import Rule
+from hanops.backends import Rule, choice
+from hanops.backends.native import native
 
-native = hanops.ops.native is not None
+HAS_NATIVE = native is not None
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,14 +29,14 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_explain():
     told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
-    assert told.backend == ("cpu" if native else "reference")
-    assert set(told.others) | {told.backend} == {"cuda", "triton", "cpu", "reference"}
+    assert told.backend == ("cpu" if HAS_NATIVE else "torch")
+    assert set(told.others) | {told.backend} == {"cuda", "triton", "cpu", "torch"}
     assert re.match("this build of hanops has no|the tensors are on cpu|on the CPU its kernels", told.others["cuda"])
     assert "interpreter" in told.others["triton"] or "not installed" in told.others["triton"]
     assert told.backend in str(told)
-    with hanops.use_backend("reference"):
+    with hanops.use_backend("torch"):
         told = hanops.explain(torch.randn(2, 4), torch.randn(3, 4))
-    assert told.backend == "reference"
+    assert told.backend == "torch"
     assert told.reason == "it was asked for"
 
 
@@ -44,10 +45,10 @@ def test_explain_checks_its_arguments():
         hanops.explain(torch.randn(2, 4), torch.randn(4))
 
 
-@pytest.mark.skipif(not native, reason="needs the native backend")
+@pytest.mark.skipif(not HAS_NATIVE, reason="needs the native backend")
 def test_a_backend_that_cannot_run_says_so():
     x, u = torch.empty(2, 4, device="meta"), torch.empty(3, 4, device="meta")
-    assert hanops.explain(x, u).backend == "reference"
+    assert hanops.explain(x, u).backend == "torch"
     with (
         hanops.use_backend("cpu"),
         pytest.raises(RuntimeError, match="'cpu' was asked for, but the tensors are on meta"),
@@ -61,12 +62,12 @@ GPU_CALL = (torch.device("cuda", 0), torch.float32, 64, 2, 10)
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("has_cuda", [True, False])
 def test_the_default_on_a_gpu(monkeypatch, has_cuda):
-    monkeypatch.setattr(backends, "_has_cuda", lambda device_type: has_cuda and device_type == "cuda")
+    monkeypatch.setattr(choice, "_has_cuda", lambda device_type: has_cuda and device_type == "cuda")
     assert backends.select(*GPU_CALL) == ("cuda" if has_cuda else "triton")
-    with hanops.use_backend("reference"):
-        assert backends.select(*GPU_CALL) == "reference"
-    with hanops.use_backend("cpu" if native else "triton"):
-        wrong = torch.device("cuda", 0) if native else torch.device("meta")
+    with hanops.use_backend("torch"):
+        assert backends.select(*GPU_CALL) == "torch"
+    with hanops.use_backend("cpu" if HAS_NATIVE else "triton"):
+        wrong = torch.device("cuda", 0) if HAS_NATIVE else torch.device("meta")
         with pytest.raises(RuntimeError, match="was asked for, but the tensors are on"):
             backends.select(wrong, *GPU_CALL[1:])
 
@@ -77,9 +78,9 @@ def test_rules_are_taken_in_order(monkeypatch):
         Rule("cuda", "a file", layers=4),
         Rule("triton", "the rest"),
     )
-    monkeypatch.setattr(backends, "RULES", rules)
-    monkeypatch.setattr(backends, "_has_cuda", lambda device_type: True)
-    monkeypatch.setattr(backends, "_has_triton", True)
+    monkeypatch.setattr(choice, "RULES", rules)
+    monkeypatch.setattr(choice, "_has_cuda", lambda device_type: True)
+    monkeypatch.setattr(choice, "_has_triton", True)
     device, dtype, *_ = GPU_CALL
     assert backends.select(device, dtype, 64, 2, 10) == "triton"
     assert backends.select(device, dtype, 65, 2, 10) == "cuda"
@@ -88,19 +89,19 @@ def test_rules_are_taken_in_order(monkeypatch):
     assert backends.select(device, torch.bfloat16, 64, 5, 10) == "triton"
 
 
-@pytest.mark.skipif(not native, reason="needs the native module")
+@pytest.mark.skipif(not HAS_NATIVE, reason="needs the native module")
 def test_native_rules_are_checked():
     """csrc/backend.h holds a copy of the rules, by the names of backends and types."""
     before = [
         (r.backend, [str(t).removeprefix("torch.") for t in r.dtypes], r.features, r.layers, r.rows)
-        for r in backends._available_rules()
+        for r in choice._available_rules()
     ]
     try:
         for rule in (("fast", ["float32"], 1, 1, 1), ("cuda", ["int8"], 1, 1, 1)):
             with pytest.raises(ValueError, match="no such"):
-                hanops.ops.native.set_rules([rule])
+                native.set_rules([rule])
     finally:
-        hanops.ops.native.set_rules(before)
+        native.set_rules(before)
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
@@ -125,23 +126,23 @@ def test_import_does_not_import_triton():
     script = (
         "import torch, sys\nbefore = 'triton' in sys.modules\nimport hanops\n"
         "hanops.han_stack(torch.ones(1, 2), torch.ones(1, 2))\n"
-        "assert before or 'triton' not in sys.modules\nassert 'hanops.triton' not in sys.modules"
+        "assert before or 'triton' not in sys.modules\nassert 'hanops.backends.triton' not in sys.modules"
     )
     assert run(script).returncode == 0
 
 
 def test_use_backend_is_undone():
-    with pytest.raises(KeyError), hanops.use_backend("reference"):
+    with pytest.raises(KeyError), hanops.use_backend("torch"):
         raise KeyError
     assert hanops.explain(torch.randn(2, 4), torch.randn(3, 4)).reason != "it was asked for"
     with (
-        pytest.raises(ValueError, match="backend must be one of auto, cuda, triton, cpu, reference, got 'fast'"),
+        pytest.raises(ValueError, match="backend must be one of auto, cuda, triton, cpu, torch, got 'fast'"),
         hanops.use_backend("fast"),
     ):
         pass
 
 
-NAMES = ("cpu", "reference") if native else ("auto", "reference")
+NAMES = ("cpu", "torch") if HAS_NATIVE else ("auto", "torch")
 
 
 class Running:
@@ -188,7 +189,7 @@ def test_two_threads_that_overlap():
     before = running()
 
     def first():
-        with hanops.use_backend("reference"):
+        with hanops.use_backend("torch"):
             entered.set()
             both.wait(10)
         left.set()
@@ -196,7 +197,7 @@ def test_two_threads_that_overlap():
     thread = threading.Thread(target=first)
     thread.start()
     assert entered.wait(10)
-    assert running() == "reference"
+    assert running() == "torch"
     with hanops.use_backend(NAMES[0]):
         both.set()
         assert left.wait(10)
@@ -221,25 +222,38 @@ def test_threads_switch_while_calls_run():
     assert running() == before
 
 
-@pytest.mark.skipif(not native, reason="needs two backends")
+@pytest.mark.skipif(not HAS_NATIVE, reason="needs two backends")
 def test_the_choice_reaches_the_ops():
     """Bits differ in the last place between the backends, so that their outputs tell which one ran."""
     x, u, b = torch.randn(64, 300), torch.randn(9, 300), torch.randn(9, 300)
     outputs = {}
-    for name in ("auto", "cpu", "reference"):
+    for name in ("auto", "cpu", "torch"):
         with hanops.use_backend(name):
             outputs[name] = hanops.han_stack(x, u, b)
     assert torch.equal(outputs["auto"], outputs["cpu"])
-    assert not torch.equal(outputs["cpu"], outputs["reference"])
-    torch.testing.assert_close(outputs["cpu"], outputs["reference"])
+    assert not torch.equal(outputs["cpu"], outputs["torch"])
+    torch.testing.assert_close(outputs["cpu"], outputs["torch"])
 
 
 def test_environment_variable():
     script = "import torch, hanops; print(hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend)"
-    assert run(script, HANOPS_BACKEND="reference").stdout.split() == ["reference"]
+    assert run(script, HANOPS_BACKEND="torch").stdout.split() == ["torch"]
     failed = run(script, HANOPS_BACKEND="fast")
     assert failed.returncode != 0
-    assert "HANOPS_BACKEND: backend must be one of auto, cuda, triton, cpu, reference, got 'fast'" in failed.stderr
+    assert "HANOPS_BACKEND: backend must be one of auto, cuda, triton, cpu, torch, got 'fast'" in failed.stderr
+
+
+def test_the_old_name_of_plain_torch():
+    """Until 0.3, with a warning."""
+    warns = pytest.warns(FutureWarning, match="backend 'reference' is called 'torch'.* hanops 0.3")
+    with warns, hanops.use_backend("reference"):
+        assert hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend == "torch"
+    script = "import torch, hanops; print(hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend)"
+    done = run(script, HANOPS_BACKEND="reference")
+    assert done.stdout.split() == ["torch"]
+    assert "FutureWarning: backend 'reference' is called 'torch'" in done.stderr
+    done = run("from hanops.__main__ import main; main(['profile', '--ncu', '--backend', 'reference'])")
+    assert (done.returncode, "FutureWarning" in done.stderr) == (0, True), done.stderr
 
 
 def test_info():

@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 
 import bench_han_stack  # noqa: E402
 import ceilings  # noqa: E402
-import growth  # noqa: E402
+import exponents  # noqa: E402
 import measure  # noqa: E402
 import plots  # noqa: E402
 import ratios  # noqa: E402
@@ -59,11 +59,11 @@ def test_ratio_of_rounds_does_not_drift():
 
 
 def test_fit_finds_the_exponent():
-    law = growth.fit([(x, 3.0 * x**1.25) for x in (4, 16, 64, 256)])
+    law = exponents.fit([(x, 3.0 * x**1.25) for x in (4, 16, 64, 256)])
     assert law is not None
     assert law.exponent == pytest.approx(1.25)
     assert law.at(100) == pytest.approx(3.0 * 100**1.25)
-    assert growth.fit([(1, 1), (2, 2)]) is None
+    assert exponents.fit([(1, 1), (2, 2)]) is None
 
 
 def test_householder_product_is_a_han_layer():
@@ -353,10 +353,10 @@ def test_growth_of_known_laws(tmp_path):
     file = tmp_path / "cpu.json"
     file.write_text(json.dumps(results(False)))
     _, frame = plots.read(file)
-    fits = growth.time_fits(frame)
+    fits = exponents.time_fits(frame)
     assert set(fits["time over"]) == {"rows", "features", "layers"}
     assert fits["exponent"].to_list() == pytest.approx([1.0] * len(fits))
-    memory = growth.memory_fits(frame)
+    memory = exponents.memory_fits(frame)
     assert memory["of N d / 8"].to_list() == pytest.approx([1.0] * 3)
 
 

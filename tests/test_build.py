@@ -13,6 +13,7 @@ import test_compatibility
 import torch
 
 import hanops
+from hanops.backends.native import native
 
 PACKAGE = Path(hanops.__file__).parent
 
@@ -28,8 +29,9 @@ assert [str(w.message) for w in caught if "native" in str(w.message)] == [
 import sys, torch, pytest
 sys.path.insert(0, {tests!r})
 from accuracy import check, problem
-assert hanops.ops.native is None
-assert hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend == "reference"
+from hanops.backends.native import native
+assert native is None
+assert hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend == "torch"
 for dtype in (torch.float64, torch.float32, torch.bfloat16):
     for groups in (None, 3):
         for final_abs in (True, False):
@@ -46,7 +48,7 @@ with pytest.raises(ValueError, match="'cpu' is not available"), hanops.use_backe
     pass
 with torch.no_grad():
     assert not hanops.HanStack(4, 2)(torch.ones(1, 4)).requires_grad
-apart = "reference and not inductor and not data_loader and not shared"
+apart = "plain_torch and not inductor and not data_loader and not shared"
 sys.exit(pytest.main([*{rows!r}, "-q", "-p", "no:cacheprovider", "-W", "default", "-k", apart]))
 """
 
@@ -92,7 +94,7 @@ def test_library_that_does_not_load(tmp_path):
     assert "it tells not what it was built for" in told
 
 
-@pytest.mark.skipif(hanops.ops.native is None, reason="no native module")
+@pytest.mark.skipif(native is None, reason="no native module")
 @pytest.mark.parametrize(
     ("field", "other", "named"),
     [
@@ -102,8 +104,8 @@ def test_library_that_does_not_load(tmp_path):
 )
 def test_library_of_another_torch(tmp_path, field, other, named):
     """It would load, as far as it has the symbols, and crash later: it is told apart before that."""
-    code = Path(hanops.ops.native.__file__).read_bytes()
-    mark = hanops.ops.native.build_info()["built_for"]
+    code = Path(native.__file__).read_bytes()
+    mark = native.build_info()["built_for"]
     found = re.search(rf"{field}=(\S+)", mark)
     assert found
     edited = mark.replace(found[0], f"{field}={other}".ljust(len(found[0])))
@@ -112,7 +114,7 @@ def test_library_of_another_torch(tmp_path, field, other, named):
     assert re.search(rf"was built for {named}.*, but torch {re.escape(torch.__version__)} with", told)
 
 
-@pytest.mark.skipif(hanops.ops.native is None or shutil.which("nm") is None, reason="needs the native module and nm")
+@pytest.mark.skipif(native is None or shutil.which("nm") is None, reason="needs the native module and nm")
 def test_no_code_of_one_instruction_set_under_a_shared_name():
     """A weak symbol of the standard library, kept from the AVX-512 objects, would crash an older machine."""
     objects = list((PACKAGE.parent / "build" / "cmake").glob("CMakeFiles/kernels_*.dir/**/*.o"))
@@ -128,12 +130,12 @@ def test_no_code_of_one_instruction_set_under_a_shared_name():
 
 
 def test_build_info():
-    if hanops.ops.native is None:
+    if native is None:
         pytest.skip("no native module")
-    info = hanops.ops.native.build_info()
+    info = native.build_info()
     assert info["instruction_set"] in info["instruction_sets"]
     assert info["float32_lanes"] in (4, 8, 16)
-    assert hanops.ops.native.fma_vectors_per_second(0.01) > 1e6
+    assert native.fma_vectors_per_second(0.01) > 1e6
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")

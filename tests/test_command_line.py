@@ -19,7 +19,7 @@ def told(*arguments: str, **environment: str) -> tuple[int, str]:
 
 def test_a_backend_that_is_unknown():
     status, error = told("info", HANOPS_BACKEND="bogus")
-    names = "auto, cuda, triton, cpu, reference"
+    names = "auto, cuda, triton, cpu, torch"
     assert (status, error) == (2, f"hanops: HANOPS_BACKEND: backend must be one of {names}, got 'bogus'\n")
 
 

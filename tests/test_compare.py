@@ -14,6 +14,7 @@ import torch
 from cases import Case
 
 import hanops
+from hanops.backends.native import native
 
 PACKAGE = Path(hanops.__file__).parent
 MAKEFILE = Path(__file__).parent.parent / "Makefile"
@@ -87,7 +88,7 @@ def test_table():
     assert head.count("|") == line.count("|") == row.count("|")
 
 
-needs_native = pytest.mark.skipif(hanops.ops.native is None, reason="compares native builds")
+needs_native = pytest.mark.skipif(native is None, reason="compares native builds")
 
 
 @needs_native

@@ -23,7 +23,7 @@ def page() -> str:
         "`python tests/test_compatibility.py` writes this page from those tests.",
         "",
         "Without a GPU, `cuda` runs in an emulator and `triton` in its interpreter. The backend is chosen inside the",
-        "op, so no graph depends on it. Builds without native code pass the tests of `reference` too.",
+        "op, so no graph depends on it. Builds without native code pass the tests of `torch` too.",
     ]
     for module in (m.__name__ for m in MODULES):
         for group in dict.fromkeys(r.group for r in ROWS if r.module == module):

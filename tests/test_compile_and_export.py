@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 

@@ -11,9 +11,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import hanops
+from hanops.backends.native import native
 
-NATIVE = hanops.ops.native
-HAS_KERNELS = NATIVE is not None and "cuda_architectures" in NATIVE.build_info()
+HAS_KERNELS = native is not None and "cuda_architectures" in native.build_info()
 kernels = pytest.mark.skipif(not HAS_KERNELS, reason="this build has no CUDA kernels")
 OPS = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("hanops::")]
 # libtorch_cuda is not among them: only torch's allocator and streams are asked for.
@@ -32,9 +32,9 @@ def fake_mode():
 def test_the_build_that_is_tested():
     """In `make cuda-check` nothing below is skipped, and nothing runs from the tree's own build."""
     assert HAS_KERNELS
-    assert "cuda-check" in NATIVE.__file__
-    assert NATIVE.build_info()["torch"] == torch.__version__
-    assert NATIVE.build_info()["built_for"].endswith(f"cuda={torch.version.cuda}")
+    assert "cuda-check" in native.__file__
+    assert native.build_info()["torch"] == torch.__version__
+    assert native.build_info()["built_for"].endswith(f"cuda={torch.version.cuda}")
 
 
 # ---- keys
@@ -63,7 +63,7 @@ def test_the_kernels_are_registered_for_cuda():
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not on the path")
 def test_links():
     """It needs what torch has loaded, no run-time library of CUDA, and no folder of the machine that built it."""
-    told = subprocess.run(["readelf", "-dW", NATIVE.__file__], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["readelf", "-dW", native.__file__], capture_output=True, text=True, check=True).stdout
     needed = re.findall(r"\(NEEDED\).*\[(.*?)\.so", told)
     assert {"libc10", "libc10_cuda", "libtorch_cpu"} <= set(needed)
     assert not [library for library in needed if not re.fullmatch(LIBRARIES, library)]
@@ -75,9 +75,9 @@ def test_links():
 def test_architectures():
     nvidia = pytest.importorskip("triton.backends.nvidia", reason="Triton, which carries a cuobjdump, is not installed")
     tool = shutil.which("cuobjdump") or Path(nvidia.__path__[0], "bin", "cuobjdump")
-    told = subprocess.run([tool, "--list-elf", NATIVE.__file__], capture_output=True, text=True, check=True)
+    told = subprocess.run([tool, "--list-elf", native.__file__], capture_output=True, text=True, check=True)
     compiled = set(re.findall(r"sm_(\d+)", told.stdout))
-    named = NATIVE.build_info()["cuda_architectures"]
+    named = native.build_info()["cuda_architectures"]
     assert compiled == {name.partition("+")[0].replace(".", "") for name in named}
 
 
@@ -123,7 +123,7 @@ def test_autocast_of_fakes(fake_mode, autocast_on_cuda):
 
 def test_each_backend_on_fakes(fake_mode):
     x, u = torch.empty(5, 8, device="cuda"), torch.empty(3, 8, device="cuda")
-    for name in ("cuda", "triton", "reference"):
+    for name in ("cuda", "triton", "torch"):
         if hanops.backends.missing(name) is None:
             with hanops.use_backend(name):
                 assert hanops.han_stack(x, u).device.type == "cuda"
@@ -146,7 +146,7 @@ def test_explain_on_fakes(fake_mode):
     assert told.reason.startswith("preferred on cuda:0: ")
     assert told.others["triton"] == "'cuda' is preferred" or "not installed" in told.others["triton"]
     assert told.others["cpu"] == "the tensors are on cuda:0"
-    with hanops.use_backend("triton" if hanops.backends.missing("triton") is None else "reference"):
+    with hanops.use_backend("triton" if hanops.backends.missing("triton") is None else "torch"):
         assert hanops.explain(x, u).others["cuda"].endswith("was asked for")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 

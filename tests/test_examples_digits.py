@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hanops.reference import han_stack
+from hanops.definition.reference import han_stack
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")

@@ -12,7 +12,7 @@ from fuzz_cases import LAYOUTS, Case, Given, cases
 from fuzz_check import check
 from fuzz_compare import MASKED, Outcome
 
-CASES = {"cpu": 900, "reference": 150, "cuda": 60, "triton": 25}
+CASES = {"cpu": 900, "torch": 150, "cuda": 60, "triton": 25}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def crash(case: Case) -> Outcome:
 
 
 def test_a_crash_is_reported_and_the_next_case_runs(monkeypatch):
-    worker, report = fuzz.Worker("reference", crash), fuzz.Report()
+    worker, report = fuzz.Worker("torch", crash), fuzz.Report()
     for seed in (1, 0, 2, 0, 3, 0):
         monkeypatch.setattr(fuzz, "SECONDS", 1.0 if seed == 3 else 60.0)
         case = replace(SOUND, seed=seed)

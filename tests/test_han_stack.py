@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanops
-from hanops import reference
+from hanops.backends.native import native
+from hanops.definition import reference
 
 
 @pytest.mark.parametrize("features", [1, 7, 30, 127, 200, 333, 784, 1000, 1025, 4097])
@@ -101,10 +102,10 @@ def test_widest_rows(backend, device, interpreted):
 @pytest.mark.parametrize("features", [5000, 17000])
 def test_needs_of_wide_rows(backend, device, features, needs):
     p = problem(2, features, 2, torch.float32, device=device)
-    y, signs = torch.ops.hanops.han_stack_forward_reference(p.x, p.u, p.b, True, True)
+    y, signs = torch.ops.hanops.han_stack_forward_torch(p.x, p.u, p.b, True, True)
     arguments = (p.dy, y, signs, p.u, p.b, True, list(map(bool, needs)))
     got = torch.ops.hanops.han_stack_backward(*arguments)
-    wanted = torch.ops.hanops.han_stack_backward_reference(*arguments)
+    wanted = torch.ops.hanops.han_stack_backward_torch(*arguments)
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -147,14 +148,14 @@ def test_gradcheck(backend, device, interpreted):
         torch.autograd.gradcheck(lambda x, u: stack(x, u, None, p.final_abs), p.inputs(), fast_mode=interpreted)
 
 
-INSTRUCTION_SETS = hanops.ops.native.build_info()["instruction_sets"] if hanops.ops.native else []
+INSTRUCTION_SETS = native.build_info()["instruction_sets"] if native else []
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_instruction_sets(instruction_set):
     """Each instruction set below this machine's passes the same tests, in a process that is told to use it."""
     order = ["DEFAULT", "AVX2", "AVX512"]
-    running = hanops.ops.native.build_info()["instruction_set"]
+    running = native.build_info()["instruction_set"]
     if order.index(instruction_set) >= order.index(running):
         pytest.skip(f"{instruction_set} is what this process runs, or more than the machine has")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": instruction_set.lower()}
@@ -162,8 +163,8 @@ def test_instruction_sets(instruction_set):
     selected = f"(cpu and ({' or '.join('test_' + name for name in tests)})) or test_sign_bit_layout"
     files = sorted(str(file) for file in Path(__file__).parent.glob("test_han_stack*.py"))
     script = (
-        "import sys, pytest, hanops;"
-        f"assert hanops.ops.native.build_info()['instruction_set'] == {instruction_set!r};"
+        "import sys, pytest; from hanops.backends.native import native;"
+        f"assert native.build_info()['instruction_set'] == {instruction_set!r};"
         f"sys.exit(pytest.main([*{files!r}, '-q', '-x', '-p', 'no:cacheprovider', '-k', {selected!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

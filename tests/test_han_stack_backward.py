@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import hanops
-from hanops.signs import is_chunked, sign_bytes
+from hanops.definition.signs import is_chunked, sign_bytes
 
 forward = torch.ops.hanops.han_stack_forward
 
@@ -70,11 +70,11 @@ def test_sign_bit_layout():
     """Bit j of byte i is column 8 i + j, on every backend of the device: any backward reads any forward."""
     p = problem(5, 21, 3, torch.float64)
     by_backend = {}
-    for name in ("auto", "reference"):
+    for name in ("auto", "torch"):
         with hanops.use_backend(name):
             by_backend[name] = forward(p.x, p.u, p.b, True, True)
     signs = by_backend["auto"][1]
-    assert torch.equal(signs, by_backend["reference"][1])
+    assert torch.equal(signs, by_backend["torch"][1])
     z = stack(p.x, p.u[:1], p.b[:1], False)
     for column in range(21):
         assert torch.equal(signs[:, 0, column // 8].bitwise_right_shift(column % 8) & 1, (z[:, column] < 0).byte())
@@ -145,6 +145,6 @@ def losses(backend: str, device: torch.device, steps: int) -> list[float]:
 
 def test_training_goes_alike_on_all_backends(backend, device):
     """50 steps, and the losses stay with those of plain torch to float32 rounding."""
-    got, wanted = losses(backend, device, 50), losses("reference", device, 50)
+    got, wanted = losses(backend, device, 50), losses("torch", device, 50)
     assert wanted[-1] < wanted[0]
     torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,8 @@ from accuracy import Problem, assert_same, check, problem, relative, stack
 from torch import Tensor
 
 import hanops
-from hanops import reference
+from hanops.backends.native import native
+from hanops.definition import reference
 
 
 def test_derivative_at_zero_is_the_sign_bit(backend, device):
@@ -183,7 +184,7 @@ def test_same_bits_for_any_number_of_threads(dtype, features):
             assert torch.equal(value, results[0][name]), name
 
 
-@pytest.mark.skipif(hanops.ops.native is None, reason="a promise of the kernels")
+@pytest.mark.skipif(native is None, reason="a promise of the kernels")
 def test_a_row_does_not_depend_on_its_neighbours(dtype):
     p = problem(23, 75, 5, dtype)
     full = p.run(stack)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 
@@ -114,7 +114,7 @@ def test_shared_memory(backend, on_cpu):
     process.start()
     process.join()
     assert process.exitcode == 0
-    step(wide, x.double(), "reference")
+    step(wide, x.double(), "torch")
     close(list(model.parameters()), list(wide.parameters()))
 
 
@@ -199,7 +199,7 @@ def test_in_place_ops(backend, device):
     cpu="no: a CPU has no CUDA graphs",
     cuda="yes",
     triton="yes",
-    reference="yes",
+    torch="yes",
 )
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")  # torch holds its warm-up's outputs
 def test_cuda_graphs(backend, device):

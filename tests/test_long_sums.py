@@ -4,7 +4,7 @@ import pytest
 import torch
 from accuracy import eager_runs, leave_kinks, problem, relative, stack
 
-from hanops import reference
+from hanops.definition import reference
 
 
 @pytest.mark.only("cuda", "triton", "cpu", interpreted=False)

@@ -1,14 +1,11 @@
-"""What nvcc made of the CUDA kernels' reads and writes of rows, by csrc/cuda/machine_code.py; no GPU is needed."""
-
-import sys
+"""What nvcc made of the CUDA kernels' reads and writes of rows, by hanops.profiling.machine_code; no GPU is needed."""
 
 import emulation
 import pytest
-from test_cuda import ROOT, emulated, needs_nvcc
+from test_cuda import emulated, needs_nvcc
 
-sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
-import machine_code
-from machine_code import Instruction
+from hanops.profiling import machine_code
+from hanops.profiling.machine_code import Instruction
 
 
 @needs_nvcc

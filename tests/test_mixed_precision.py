@@ -8,7 +8,7 @@ from compatibility import F64, Recorder, close, gradients, row, truth_of
 from torch import nn
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 HALVES = [torch.bfloat16, torch.float16]

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 import hanops
-from hanops import metrics, reference
+from hanops import metrics
+from hanops.backends.native import native
+from hanops.definition import reference
 from hanops.models import FCNet, HanNet, load_hannet, orthogonality_penalty
 
 COUNTS = {
@@ -214,7 +216,7 @@ def test_orthogonality_penalty():
     assert orthogonality_penalty(HanNet(2, 6, 3, 2)) == 0
 
 
-@pytest.mark.skipif(hanops.ops.native is None, reason="minutes in plain torch")
+@pytest.mark.skipif(native is None, reason="minutes in plain torch")
 def test_ten_thousand_layers():
     """The gradient of each row is as long in the first layer as in the last, and the loss falls."""
     stack = hanops.HanStack(64, 10_000)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import hanops
-from hanops import reference
+from hanops.definition import reference
 
 
 def test_parameters_and_initialisation():

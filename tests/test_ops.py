@@ -10,11 +10,11 @@ from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 import hanops
-from hanops import checks
+from hanops.definition import checks
 
 ops_under_test = torch.ops.hanops
 han_stack = ops_under_test.han_stack.default
-SUFFIXES = ["", "_reference", "_triton", "_cuda", "_differentiable"]
+SUFFIXES = ["", pytest.param("_torch", marks=pytest.mark.plain_torch), "_triton", "_cuda", "_differentiable"]
 needs_expecttest = pytest.mark.skipif(find_spec("expecttest") is None, reason="opcheck needs expecttest")
 
 

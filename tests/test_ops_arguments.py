@@ -3,17 +3,16 @@
 import pytest
 import torch
 from accuracy import problem
-from test_ops import op_of
+from test_ops import SUFFIXES, op_of
 
 import hanops
-from hanops import checks
+from hanops.definition import checks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CS. tensor support"),
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
 ]
 ops = torch.ops.hanops
-SUFFIXES = ["", "_reference", "_triton", "_cuda", "_differentiable"]
 NAMES = ("x", "u", "b")
 
 

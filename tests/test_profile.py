@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import hanops
-from hanops import profile
 from hanops.__main__ import main
-from hanops.profile import Case, Profile, Residence, Row
+from hanops.backends.native import native
+from hanops.profiling import ceilings, profile
+from hanops.profiling.case import Case
+from hanops.profiling.report import Profile, Row
+from hanops.profiling.residence import Residence, resident_warps
 
 KERNELS = ["forward", "forward with bits", "backward"]
 SIZES = ["--features", "40", "--depth", "3", "--batch", "10", "--device", "cpu", "--seconds", "0"]
@@ -22,9 +25,9 @@ SIZES = ["--features", "40", "--depth", "3", "--batch", "10", "--device", "cpu",
 
 @pytest.fixture(autouse=True)
 def small_and_short(monkeypatch):
-    monkeypatch.setattr(profile, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(profile, "_TURN", 1e-4)
-    monkeypatch.setattr(profile, "_WARM", 0)
+    monkeypatch.setattr(ceilings, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(ceilings, "_TURN", 1e-4)
+    monkeypatch.setattr(ceilings, "_WARM", 0)
 
 
 def table(printed: str) -> tuple[list[str], list[str]]:
@@ -47,8 +50,8 @@ def test_the_table(capsys):
     assert units == "kernelusususMBGB/slayers/scopy,%instructions,%binds"
     assert [row.split("  ")[0] for row in rows] == KERNELS
     assert f"{torch.get_num_threads()} thread" in printed
-    if hanops.ops.native is not None:
-        assert hanops.ops.native.build_info()["instruction_set"] in printed
+    if native is not None:
+        assert native.build_info()["instruction_set"] in printed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -69,7 +72,7 @@ def test_the_figures_have_one_meaning(capsys, dtype, groups):
         assert row["bytes_per_s"] == pytest.approx(row["bytes_moved"] / row["seconds"])
         assert row["element_layers_per_s"] == pytest.approx(rows_of_x * 40 * 3 / row["seconds"])
         shares = {"copy": row["share_of_copy"], "instructions": row["share_of_instructions"]}
-        if hanops.ops.native is not None:
+        if native is not None:
             assert row["binds"] == max(shares, key=shares.__getitem__)
 
 
@@ -106,7 +109,7 @@ def test_the_table_of_a_gpu(ran):
 def test_resident_warps():
     """As NVIDIA's occupancy calculator has them, for 64 warps of at most 2048 threads."""
     for registers, warps, resident in [(255, 1, 8), (255, 8, 8), (168, 4, 12), (128, 4, 16), (32, 8, 64), (16, 1, 32)]:
-        assert profile.resident_warps(registers, warps, 64) == resident
+        assert resident_warps(registers, warps, 64) == resident
 
 
 def test_ncu_prints_and_runs_nothing(capsys, monkeypatch):
@@ -161,7 +164,7 @@ def test_errors_of_arguments(capsys, arguments, message):
 def test_a_backend_or_a_gpu_that_is_not_there(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for arguments, message in [
-        (["--backend", "cuda"], r"backend must be one that runs here \(auto, .*reference\), got 'cuda': "),
+        (["--backend", "cuda"], r"backend must be one that runs here \(auto, .*torch\), got 'cuda': "),
         (["--device", "cuda"], "device must be 'cpu' where torch sees no GPU, got 'cuda'"),
     ]:
         if "--backend" in arguments and hanops.backends.obstacle("cuda", torch.device("cpu")) is None:
@@ -173,7 +176,7 @@ def test_a_backend_or_a_gpu_that_is_not_there(capsys, monkeypatch):
 
 
 def test_profile_runs_the_backend_that_was_asked_for(capsys):
-    assert figures(capsys, "--backend", "reference")["backend"] == "reference"
+    assert figures(capsys, "--backend", "torch")["backend"] == "torch"
     assert hanops.explain(torch.ones(1, 1), torch.ones(1, 1)).reason != "it was asked for"
 
 
@@ -198,12 +201,13 @@ def test_the_interpreter_says_so(capsys):
 
 
 def test_without_native_code(capsys, monkeypatch):
-    monkeypatch.setattr(profile, "native", None)
-    assert main(["profile", *SIZES, "--backend", "reference"]) == 0
+    for module in (ceilings, profile):
+        monkeypatch.setattr(module, "native", None)
+    assert main(["profile", *SIZES, "--backend", "torch"]) == 0
     printed = capsys.readouterr().out
     assert "instructions unknown" in printed
     assert all(row.split()[-2:] == ["-", "-"] for row in table(printed)[1])
-    found = figures(capsys, "--backend", "reference")
+    found = figures(capsys, "--backend", "torch")
     assert found["multiply_adds_per_s"] is None
     assert all(row["binds"] is None for row in found["rows"])
 
@@ -215,7 +219,7 @@ def test_info(capsys):
     assert found["threads"] == torch.get_num_threads()
     assert (found["triton"] is None) == (find_spec("triton") is None)
     cpu = found["devices"][0]
-    assert {cpu["backend"], *cpu["others"]} == {"cuda", "triton", "cpu", "reference"}
+    assert {cpu["backend"], *cpu["others"]} == {"cuda", "triton", "cpu", "torch"}
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert f"python {found['python']}" in printed
@@ -223,12 +227,12 @@ def test_info(capsys):
 
 
 def test_info_where_the_backend_that_was_asked_for_does_not_run(capsys, monkeypatch):
-    monkeypatch.setattr(hanops.backends, "_chosen", "cuda")
-    monkeypatch.setattr(hanops.backends, "_has_cuda", lambda device_type: False)
+    monkeypatch.setattr(hanops.backends.choice, "_chosen", "cuda")
+    monkeypatch.setattr(hanops.backends.choice, "_has_cuda", lambda device_type: False)
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert "backend 'cuda' was asked for, but" in printed
-    assert "not reference: another one was asked for" in printed
+    assert "not torch: another one was asked for" in printed
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -239,21 +243,22 @@ import json
 from types import SimpleNamespace
 import torch, triton, triton.language as tl
 from triton.compiler import ASTSource
-from hanops import profile
-from hanops.triton import ceiling
-from hanops.triton.compile import TARGETS
+from hanops.profiling.case import Case
+from hanops.profiling import multiply_adds, residence
+from hanops.profiling.ahead_of_time import TARGETS
 gpu = SimpleNamespace(major=9, minor=0, warp_size=32, max_threads_per_multi_processor=2048)
 torch.cuda.get_device_properties = lambda device: gpu
-found = {name: vars(taken) for name, taken in profile._triton_residences(profile.Case(62, 2, 5)).items()}
-names = ceiling.multiply_add.arg_names
-constants = {"accumulate": tl.float32, "block": 32 * ceiling.WARPS * ceiling.CHAINS, "steps": ceiling.STEPS}
+found = {name: vars(taken) for name, taken in residence.triton_residences(Case(62, 2, 5)).items()}
+names = multiply_adds.multiply_add.arg_names
+block = 32 * multiply_adds.WARPS * multiply_adds.CHAINS
+constants = {"accumulate": tl.float32, "block": block, "steps": multiply_adds.STEPS}
 source = ASTSource(
-    fn=ceiling.multiply_add,
+    fn=multiply_adds.multiply_add,
     signature={"p_out": "*fp32", "iterations": "i32", **dict.fromkeys(constants, "constexpr")},
     constexprs={(names.index(name),): value for name, value in constants.items()},
 )
-compiled = triton.compile(source, target=TARGETS["sm_90"], options={"num_warps": ceiling.WARPS})
-print(json.dumps([found, compiled.asm["ptx"].count("fma.rn.f32") == ceiling.CHAINS * ceiling.STEPS]))
+compiled = triton.compile(source, target=TARGETS["sm_90"], options={"num_warps": multiply_adds.WARPS})
+print(json.dumps([found, compiled.asm["ptx"].count("fma.rn.f32") == multiply_adds.CHAINS * multiply_adds.STEPS]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import hanops
+from hanops.backends.native import native
 
 README = Path(__file__).parent.parent / "README.md"
 CONVENTIONS = README.parent / "docs" / "conventions.md"
@@ -30,13 +30,13 @@ def test_length():
     assert len(README.read_text().splitlines()) <= 90
 
 
-@pytest.mark.skipif(hanops.ops.native is None, reason="needs the native code")
+@pytest.mark.skipif(native is None, reason="needs the native code")
 def test_bits_are_those_of_an_instruction_set():
     """As the docs say: the same in every run on one, for any number of threads, and others on another."""
     said = " ".join(CONVENTIONS.read_text().split())
     assert "CPUs of different instruction sets (AVX-512, AVX2, or neither) differ in the last bits" in said
-    sets = hanops.ops.native.build_info()["instruction_sets"]
-    if hanops.ops.native.build_info()["instruction_set"] == "DEFAULT":
+    sets = native.build_info()["instruction_sets"]
+    if native.build_info()["instruction_set"] == "DEFAULT":
         pytest.skip("this CPU has one instruction set")
     script = """
 import torch, hanops, hashlib

@@ -2,7 +2,7 @@
 
 import torch
 
-from hanops import reference
+from hanops.definition import reference
 
 
 def test_formula():

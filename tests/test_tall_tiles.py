@@ -18,8 +18,8 @@ import torch
 from accuracy import Problem, activations, assert_same, check, problem, stack, within_rounding
 from torch import Tensor
 
-import hanops
-from hanops import signs
+from hanops.backends.native import native
+from hanops.definition import signs
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 STORAGES = (torch.float32, torch.bfloat16, torch.float16)
@@ -56,7 +56,7 @@ def plan(kernel: str, storage: torch.dtype, rows: int, features: int, device: to
     """Returns how the CUDA kernels would run a call: 'forward', 'forward with bits' or 'backward'."""
     if device.type == "cuda":
         name = str(storage).removeprefix("torch.")
-        return str(hanops.ops.native.cuda_residence(kernel, name, 1, rows, features, LAYERS)["tile"])
+        return str(native.cuda_residence(kernel, name, 1, rows, features, LAYERS)["tile"])
     text = ctypes.create_string_buffer(1000)
     backward = int(kernel == "backward")
     emulation.load().describe_plan(ctypes.c_longlong(rows), features, LAYERS, backward, 0, text, len(text))
@@ -74,7 +74,7 @@ def fewest_rows(
 ) -> int:
     """Returns the fewest rows that take a tall tile, or, of Triton, that do not all fit the GPU at once."""
     if backend == "triton":
-        from hanops.triton import tiles
+        from hanops.backends.triton import tiles
 
         tile = (tiles.backward_tile if kernel == "backward" else tiles.forward_tile)(features, False)
         return tile.rows * tile.programs_per_processor * processors + 1

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 def test_batch_size_depth_and_strides_are_run_time_values():
     """None of them is part of what Triton compiles a kernel for."""
     script = (
-        "from hanops.triton import han_stack_kernels as k, streaming_kernels as s\n"
+        "from hanops.backends.triton import han_stack_kernels as k, streaming_kernels as s\n"
         "kernels = [k.prepare, k.sum_parts, k.finish, k.forward, k.backward, k.parameter_gradients,"
         " s.forward_streaming, s.backward_streaming]\n"
         "for kernel in kernels:\n"
@@ -36,7 +36,7 @@ def test_every_tile_compiles_without_a_spill(target, tmp_path):
         "import json, sys\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from functools import partial\n"
-        "from hanops.triton.compile import resources, table\n"
+        "from hanops.profiling.ahead_of_time import resources, table\n"
         f"kernels = list(table({storages!r}))\n"
         "with ProcessPoolExecutor(2) as pool:\n"
         f"    taken = list(pool.map(partial(resources, target={target!r}), kernels))\n"

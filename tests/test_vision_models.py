@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hanops import reference
+from hanops.definition import reference
 from hanops.models.head import HanHead
 from hanops.models.mixer import (
     ConvStem,

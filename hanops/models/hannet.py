@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from hanops.checks import DTYPES
+from hanops.definition.checks import DTYPES
 from hanops.models.layers import GroupedLinear, make_activation, make_dense, start_orthogonal, weights
 from hanops.modules import HanLayer, HanStack
 

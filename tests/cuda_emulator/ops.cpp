@@ -62,7 +62,7 @@ struct Allocator : c10::Allocator {
 
 const Tensor* pointer(const OptionalTensor& t) { return t ? &*t : nullptr; }
 
-// Sign bits from the GPU's layout to the CPU's (hanops/signs.py), or back.
+// Sign bits from the GPU's layout to the CPU's (hanops/definition/signs.py), or back.
 Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
   int64_t chunked_bytes = 4;
   while (8 * chunked_bytes < features) chunked_bytes *= 2;

@@ -6,7 +6,7 @@ Names and layouts are those of han_stack_kernels.
 import triton
 import triton.language as tl
 
-from hanops.triton.han_stack_kernels import _flip, _fours, _sign_bit
+from hanops.backends.triton.han_stack_kernels import _flip, _fours, _sign_bit
 
 
 @triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "all_rows", "programs", "x_group", "x_row"])

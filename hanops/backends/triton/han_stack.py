@@ -12,12 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hanops import reference
-from hanops.checks import layers_with_abs
-from hanops.signs import pack, sign_bytes, unpack
-from hanops.triton import han_stack_kernels as kernels
-from hanops.triton import streaming_kernels
-from hanops.triton.tiles import (
+from hanops.backends.triton import han_stack_kernels as kernels
+from hanops.backends.triton import streaming_kernels
+from hanops.backends.triton.tiles import (
     FUSED_LIMIT,
     Tile,
     backward_tile,
@@ -25,6 +22,9 @@ from hanops.triton.tiles import (
     parameter_tile,
     streaming_tile,
 )
+from hanops.definition import reference
+from hanops.definition.checks import layers_with_abs
+from hanops.definition.signs import pack, sign_bytes, unpack
 
 # Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
 _WORKSPACE = 64 << 20

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hanops.checks import DTYPES, check_stack
-from hanops.native import native
+from hanops.backends.native import native
+from hanops.definition.checks import DTYPES, check_stack
 
-IMPLEMENTATIONS = ("cuda", "triton", "cpu", "reference")
+IMPLEMENTATIONS = ("cuda", "triton", "cpu", "torch")
 BACKENDS = ("auto", *IMPLEMENTATIONS)
+_OLD_NAMES = {"reference": "torch"}  # of 0.1, until 0.3
 _VARIABLE = "HANOPS_BACKEND"
 _ANY = 2**63 - 1
 
@@ -98,9 +100,18 @@ def obstacle(name: str, device: torch.device) -> str | None:
         return f"the tensors are on {device}, and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
     if name == "cuda":
         return None if _has_cuda(device.type) else f"the tensors are on {device}"
-    if name != "reference" and device.type != ("cpu" if name == "cpu" else "cuda"):
+    if name != "torch" and device.type != ("cpu" if name == "cpu" else "cuda"):
         return f"the tensors are on {device}"
     return None
+
+
+def current_name(name: str) -> str:
+    """Returns the name of a backend as it is now. An old one gives a FutureWarning."""
+    if name not in _OLD_NAMES:
+        return name
+    current = _OLD_NAMES[name]
+    warnings.warn(f"backend {name!r} is called {current!r}: the old name goes with hanops 0.3", FutureWarning, 4)
+    return current
 
 
 def _check(name: str, where: str) -> None:
@@ -125,7 +136,7 @@ def use_backend(name: str) -> Iterator[None]:
     Args:
         name: 'auto' (the fastest that fits), 'cuda' (CUDA C++ kernels), 'triton' (Triton kernels; with
             TRITON_INTERPRET=1 in the environment also on the CPU, slowly, for tests), 'cpu' (C++ kernels) or
-            'reference' (plain torch).
+            'torch' (plain torch).
 
     Raises:
         ValueError: for an unknown name, or a backend that this installation does not have.
@@ -136,10 +147,11 @@ def use_backend(name: str) -> Iterator[None]:
 
     >>> import torch, hanops
     >>> x, u = torch.randn(3, 8), torch.randn(2, 8)
-    >>> with hanops.use_backend("reference"):
+    >>> with hanops.use_backend("torch"):
     ...     y = hanops.han_stack(x, u)
     >>> torch.testing.assert_close(y, hanops.han_stack(x, u))
     """
+    name = current_name(name)
     _check(name, "use_backend")
     block = object()
     try:
@@ -183,8 +195,8 @@ def _select(chosen: str, device: torch.device, dtype: torch.dtype, features: int
         return chosen
     if device.type == "cuda":
         rule = _rule(dtype, features, layers, rows)
-        return rule.backend if rule else "reference"
-    return "cpu" if obstacle("cpu", device) is None else "reference"
+        return rule.backend if rule else "torch"
+    return "cpu" if obstacle("cpu", device) is None else "torch"
 
 
 def _rule(dtype: torch.dtype, features: int, layers: int, rows: int) -> Rule | None:
@@ -219,7 +231,7 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
         RuntimeError: where the backend that was asked for cannot run this call.
 
     >>> import torch, hanops
-    >>> hanops.explain(torch.randn(3, 8), torch.randn(2, 8)).backend in ("cpu", "reference")
+    >>> hanops.explain(torch.randn(3, 8), torch.randn(2, 8)).backend in ("cpu", "torch")
     True
     """
     check_stack("x", x, u, b)
@@ -239,6 +251,7 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
 def _start_with(name: str) -> None:
     """Sets the backend that holds outside of all `with` blocks."""
     global _default
+    name = current_name(name)
     try:
         _check(name, _VARIABLE)
     except ValueError as error:

@@ -14,9 +14,10 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from hanops import plain, reference
-from hanops.checks import check_saved, check_stack
-from hanops.plain import across, as_rows, by_layer, length, plus_minus, stacked
+from hanops.backends import plain_torch
+from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, stacked
+from hanops.definition import reference
+from hanops.definition.checks import check_saved, check_stack
 
 
 def _has_tangent(*tensors: Tensor | None) -> bool:
@@ -93,7 +94,7 @@ def han_stack_forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, s
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_stack("x", x, u, b)
-        return plain.forward(x, u, b, final_abs, True)
+        return plain_torch.forward(x, u, b, final_abs, True)
     with enable_single_level_autograd_function():
         y, signs = _Forward.apply(x, u, b, final_abs)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
@@ -106,7 +107,7 @@ def han_stack_backward(
     if _has_tangent(dy, y, u, b):
         check_stack("dy", dy, u, b)
         check_saved(dy, y, signs, u, final_abs, needs)
-        return plain.backward(dy, y, signs, u, b, final_abs, needs)
+        return plain_torch.backward(dy, y, signs, u, b, final_abs, needs)
     with enable_single_level_autograd_function():
         return _Backward.apply(  # type: ignore[attr-defined]
             dy, y, signs, u, b, final_abs, needs

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hanops.signs import is_chunked, sign_bytes
+from hanops.definition.signs import is_chunked, sign_bytes
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import machine_code
+from hanops.profiling import machine_code
 
 
 @dataclass(frozen=True)

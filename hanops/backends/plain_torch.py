@@ -1,15 +1,13 @@
-"""The forward and the backward op in plain torch: the backend 'reference', and what exported graphs decompose to."""
+"""The forward and the backward op in plain torch: the backend 'torch', and what exported graphs decompose to."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from hanops import reference
-from hanops.checks import signs_shape
-from hanops.signs import is_chunked, pack, unpack
+from hanops.definition import reference
+from hanops.definition.checks import signs_shape
+from hanops.definition.signs import is_chunked, pack, unpack
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -106,24 +104,3 @@ def backward(
         across(stacked(dws[::-1], wide), wide).reshape(u.shape).to(u.dtype).contiguous() if needs_du else none,
         stacked(dbs[::-1], wide).reshape(u.shape).to(u.dtype).contiguous() if needs_db else none.clone(),
     )
-
-
-def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
-    """Returns the decompositions of hanops' ops to core ATen, for graphs that are to run where hanops is not installed.
-
-    >>> import torch, hanops
-    >>> program = torch.export.export(hanops.HanStack(8, 2), (torch.randn(4, 8),))
-    >>> program = program.run_decompositions(hanops.decompositions())
-    >>> any("hanops" in str(node.target) for node in program.graph.nodes)
-    False
-    """
-    ops = torch.ops.hanops
-
-    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
-        return forward(x, u, b, final_abs, False)[0]
-
-    return {
-        ops.han_stack.default: stack,
-        ops.han_stack_forward.default: forward,
-        ops.han_stack_backward.default: backward,
-    }

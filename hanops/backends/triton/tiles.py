@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hanops.signs import sign_bytes
+from hanops.definition.signs import sign_bytes
 
 FUSED_LIMIT = 4096  # features; wider tiles have too few rows to pay for their partial sums of du and db
 

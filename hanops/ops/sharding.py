@@ -1,7 +1,7 @@
 """Sharding rules of the ops: how DTensor splits a call over a mesh. Rows are independent, so their axes may be sharded.
 
-DTensor asks a fake for the shape of a result before it looks for the rule, and the fakes of hanops/ops.py import this
-file then: nothing is loaded where DTensor is not used.
+DTensor asks a fake for the shape of a result before it looks for the rule, and the fakes import this file then: nothing
+is loaded where DTensor is not used.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hanops.signs import sign_bytes
-from hanops.triton import han_stack_kernels, streaming_kernels
-from hanops.triton.tiles import (
+from hanops.backends.triton import han_stack_kernels, streaming_kernels
+from hanops.backends.triton.tiles import (
     FUSED_LIMIT,
     Tile,
     backward_tile,
@@ -25,6 +24,7 @@ from hanops.triton.tiles import (
     parameter_tile,
     streaming_tile,
 )
+from hanops.definition.signs import sign_bytes
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the last of each rung
 TARGETS = {
@@ -153,7 +153,9 @@ def resources(kernel: Kernel, target: str | GPUTarget) -> Resources:
         RuntimeError: in Triton's interpreter, where nothing is compiled.
     """
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("hanops.triton.compile: nothing is compiled with TRITON_INTERPRET=1 in the environment")
+        raise RuntimeError(
+            "hanops.profiling.ahead_of_time: nothing is compiled with TRITON_INTERPRET=1 in the environment"
+        )
     if isinstance(target, str):
         target = TARGETS[target]
     compiled = triton.compile(_source(kernel), target=target, options=kernel.tile.options(target.backend))

@@ -1,0 +1,31 @@
+"""What the ops decompose to in exported graphs: core ATen, by the backend 'torch'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hanops.backends.plain_torch import backward, forward
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
+    """Returns the decompositions of hanops' ops to core ATen, for graphs that are to run where hanops is not installed.
+
+    >>> import torch, hanops
+    >>> program = torch.export.export(hanops.HanStack(8, 2), (torch.randn(4, 8),))
+    >>> program = program.run_decompositions(hanops.decompositions())
+    >>> any("hanops" in str(node.target) for node in program.graph.nodes)
+    False
+    """
+    ops = torch.ops.hanops
+
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+        return forward(x, u, b, final_abs, False)[0]
+
+    return {
+        ops.han_stack.default: stack,
+        ops.han_stack_forward.default: forward,
+        ops.han_stack_backward.default: backward,
+    }

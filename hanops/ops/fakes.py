@@ -1,0 +1,51 @@
+"""The fakes: shapes and dtypes of the ops' results, after the same argument checks, for compilers and exporters."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from hanops.backends.native import native
+from hanops.definition.checks import check_saved, check_stack, signs_shape
+
+
+def _load_sharding_rules() -> None:
+    """Registers the rules for DTensor where it is in use: it asks a fake for a shape before it looks for a rule."""
+    if "torch.distributed.tensor" in sys.modules:
+        from hanops.ops import sharding  # noqa: F401
+
+
+def _stack_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+    _load_sharding_rules()
+    check_stack("x", x, u, b)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _forward_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    _load_sharding_rules()
+    check_stack("x", x, u, b)
+    signs = x.new_empty(signs_shape(x, u, final_abs) if save else [0], dtype=torch.uint8)
+    return torch.empty_like(x, memory_format=torch.contiguous_format), signs
+
+
+def _backward_fake(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    _load_sharding_rules()
+    check_stack("dy", dy, u, b)
+    check_saved(dy, y, signs, u, final_abs, needs)
+    return (
+        torch.empty_like(dy, memory_format=torch.contiguous_format) if needs[0] else dy.new_empty(0),
+        torch.empty_like(u, memory_format=torch.contiguous_format) if needs[1] else u.new_empty(0),
+        torch.empty_like(u, memory_format=torch.contiguous_format) if needs[2] else u.new_empty(0),
+    )
+
+
+def register() -> None:
+    """Gives every op but the differentiable ones, which run the others, its fake."""
+    torch.library.register_fake("hanops::han_stack", _stack_fake)
+    for suffix in ("", "_torch", "_triton") if native is None else ("", "_torch", "_triton", "_cuda"):
+        torch.library.register_fake(f"hanops::han_stack_forward{suffix}", _forward_fake)
+        torch.library.register_fake(f"hanops::han_stack_backward{suffix}", _backward_fake)

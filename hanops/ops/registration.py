@@ -1,0 +1,86 @@
+"""The ops under `torch.ops.hanops` that are written in Python: those of plain torch, of Triton, and with derivatives.
+
+`han_stack_forward` and `han_stack_backward` run the pair of one backend: `..._torch` (plain torch, which also serves
+devices without kernels), `..._triton` (imported by the first call), and, native, `..._cuda` and the CPU's kernels. The
+pair `..._differentiable` runs the two ops themselves, and derives what the C++ autograd does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hanops import backends
+from hanops.backends import plain_torch
+from hanops.backends.native import native
+from hanops.definition.checks import check_saved, check_stack
+from hanops.ops import autograd
+
+FORWARD = "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)"
+BACKWARD = (
+    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs)"
+    " -> (Tensor dx, Tensor du, Tensor db)"
+)
+
+library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
+
+
+def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits, from the Triton kernels."""
+    backends.require("triton", x.device)
+    from hanops.backends.triton import han_stack
+
+    return han_stack.forward(x, u, b, final_abs, save)
+
+
+def backward_triton(
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns dx, du and db, each of shape (0,) where not needed, from the Triton kernels."""
+    backends.require("triton", dy.device)
+    from hanops.backends.triton import han_stack
+
+    return han_stack.backward(dy, y, signs, u, b, final_abs, needs)
+
+
+FORWARDS = {"torch": plain_torch.forward, "triton": forward_triton}
+BACKWARDS = {"torch": plain_torch.backward, "triton": backward_triton}
+
+
+def _checked_forward(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
+        check_stack("x", x, u, b)
+        return run(x, u, b, *flags)
+
+    return forward
+
+
+def _checked_backward(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    def backward(
+        dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    ) -> tuple[Tensor, ...]:
+        check_stack("dy", dy, u, b)
+        check_saved(dy, y, signs, u, final_abs, needs)
+        return run(dy, y, signs, u, b, final_abs, needs)
+
+    return backward
+
+
+def define() -> None:
+    """Defines the ops that no C++ defines, and implements all that are written in Python."""
+    for name in FORWARDS:
+        forward, backward = f"han_stack_forward_{name}", f"han_stack_backward_{name}"
+        if native is None:
+            library.define(forward + FORWARD)
+            library.define(backward + BACKWARD)
+            library.impl(forward, _checked_forward(FORWARDS[name]), "CompositeExplicitAutograd")
+            library.impl(backward, _checked_backward(BACKWARDS[name]), "CompositeExplicitAutograd")
+        else:  # csrc/ops.cpp defines them, and checks the arguments
+            library.impl(forward, FORWARDS[name], "CompositeExplicitAutograd")
+            library.impl(backward, BACKWARDS[name], "CompositeExplicitAutograd")
+    library.define(f"han_stack_forward_differentiable{FORWARD}")
+    library.define(f"han_stack_backward_differentiable{BACKWARD}")
+    library.impl("han_stack_forward_differentiable", autograd.han_stack_forward, "CompositeImplicitAutograd")
+    library.impl("han_stack_backward_differentiable", autograd.han_stack_backward, "CompositeImplicitAutograd")

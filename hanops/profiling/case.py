@@ -1,0 +1,58 @@
+"""What is profiled: the sizes of one stack, and the instructions that it cannot do without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import hanops
+
+# Instructions of an element and layer that no kernel can do without, each taking the issue slot of a multiply-add.
+FLOORS = {
+    "cpu": {"forward": 4, "forward with bits": 5, "backward": 10},
+    "cuda": {"forward": 3, "forward with bits": 4, "backward": 12},
+}
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a stack of `depth` layers on x of shape (batch, features), or (groups, batch, features)."""
+
+    features: int
+    depth: int
+    batch: int
+    groups: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: torch.device = _CPU
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of x."""
+        return (*([] if self.groups is None else [self.groups]), self.batch, self.features)
+
+    @property
+    def storage(self) -> str:
+        """The dtype's name."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def element_layers(self) -> int:
+        """Elements of x times layers."""
+        return (self.groups or 1) * self.batch * self.features * self.depth
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of x, y, their gradients, the parameters and theirs: the least that a measurement holds."""
+        groups, size = self.groups or 1, self.dtype.itemsize
+        return 4 * groups * self.features * (self.batch + self.depth) * size
+
+    def stack(self) -> hanops.HanStack:
+        """Returns a new stack of these sizes."""
+        return hanops.HanStack(self.features, self.depth, groups=self.groups, device=self.device, dtype=self.dtype)
+
+    def rows(self) -> Tensor:
+        """Returns normal numbers of the shape of x."""
+        return torch.randn(self.shape, device=self.device, dtype=self.dtype)

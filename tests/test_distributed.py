@@ -101,7 +101,7 @@ def test_tiny_huge_and_zero_reflectors(run, dtype):
 
 def chunked() -> None:
     with ExitStack() as stack:
-        for module in ("checks", "distributed", "plain"):
+        for module in ("backends.plain_torch", "definition.checks", "distributed"):
             stack.enter_context(patch(f"hanops.{module}.is_chunked", return_value=True))
         accurate(torch.float32, SETTINGS[:3])
 

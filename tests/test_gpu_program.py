@@ -334,16 +334,24 @@ def test_a_shipped_module_that_does_not_import_goes(folders, monkeypatch):
 
 
 FITS = """from pathlib import Path
-class ops:
- class native:
-  build_info = staticmethod(lambda: {"cuda_architectures": ["9.0"] * len(list(Path(__file__).parent.glob("_C*")))})
+class native:
+ build_info = staticmethod(lambda: {"cuda_architectures": ["9.0"] * len(list(Path(__file__).parents[1].glob("_C*")))})
 """
+
+
+def stand_in(folders: Path, native: str) -> None:
+    """Puts a module in the place of the package's native one, in a package that has no other."""
+    module = folders / "hanops" / "backends" / "native.py"
+    module.parent.mkdir()
+    for file in (module.parents[1] / "__init__.py", module.parent / "__init__.py"):
+        file.touch()
+    module.write_text(native)
 
 
 @pytest.mark.parametrize("note", ["these", "others", "older", None])
 def test_a_shipped_module_of_other_sources_is_the_last_resort(folders, note):
     """The stand-in for the package imports with any module in it."""
-    (folders / "hanops" / "__init__.py").write_text(FITS)
+    stand_in(folders, FITS)
     (prepare.GPU / f"_C{prepare.SUFFIX}").write_bytes(b"a module")
     if note == "older":
         os.utime(prepare.GPU / f"_C{prepare.SUFFIX}", (1, 1))
@@ -359,9 +367,7 @@ def test_a_shipped_module_of_other_sources_is_the_last_resort(folders, note):
 
 def test_a_module_without_cuda_kernels_is_none(folders):
     """A build that found no nvcc succeeds, and is no native code for a GPU."""
-    (folders / "hanops" / "__init__.py").write_text(
-        "class ops:\n class native:\n  build_info = staticmethod(lambda: {'cuda_architectures': []})\n"
-    )
+    stand_in(folders, "class native:\n build_info = staticmethod(lambda: {'cuda_architectures': []})\n")
     assert not prepare.module_loads("cuda")
     assert prepare.module_loads("cpu")
 

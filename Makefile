@@ -71,7 +71,7 @@ gpu-ship: build  ## compile the profile program for another machine's GPU, to bu
 kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, spills, loads in flight
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
 		{ cat build/cmake/kernels.log; exit 1; }
-	@$(PY) -m hanops.profiling.resources build/cmake/cuda/sm_80.txt build/cmake/cuda/sm_90.txt build/cmake/cuda/sm_100.txt
+	@$(PY) -m hanops.profiling.resources build/cmake/cuda/sm_{80,90,100}/*.txt
 
 TORCH ?= 2.11.0
 .PHONY: cuda-check

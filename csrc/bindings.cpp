@@ -77,23 +77,19 @@ py::dict cuda_residence(const std::string& kernel, const std::string& dtype, int
                         int layers) {
   using namespace hanops::cuda;
   const auto type = scalar_type(dtype);
-  const bool backward = kernel == "backward";
-  int something = 0;  // what is not null is wanted; nothing is read
-  Call call;
-  call.groups = groups;
-  call.rows = rows;
-  call.features = features;
-  call.layers = call.abs_layers = layers;
-  call.type = call.parameter_type = type == at::kDouble  ? Type::kFloat64
-                                    : type == at::kFloat ? Type::kFloat32
-                                    : type == at::kHalf  ? Type::kFloat16
-                                                         : Type::kBFloat16;
-  if (kernel != "forward") call.signs = reinterpret_cast<uint8_t*>(&something);
-  if (backward) call.dx = call.du = call.db = call.y.data = &something;
-  const Plan plan(backward ? Direction::kBackward : Direction::kForward, call, Device::current());
-  const Residence taken = plan.residence();
+  Stack stack;
+  stack.groups = groups;
+  stack.rows = rows;
+  stack.features = features;
+  stack.layers = stack.abs_layers = layers;
+  stack.type = stack.parameter_type = type == at::kDouble  ? Type::kFloat64
+                                      : type == at::kFloat ? Type::kFloat32
+                                      : type == at::kHalf  ? Type::kFloat16
+                                                           : Type::kBFloat16;
+  const auto plan = make_plan(stack, kernel == "backward", kernel != "forward", Device::current());
+  const Residence taken = plan->residence();
   py::dict result;
-  result["tile"] = plan.describe();
+  result["tile"] = plan->describe();
   result["registers"] = taken.registers;
   result["warps"] = taken.warps;
   result["most_warps"] = taken.most_warps;

@@ -30,7 +30,7 @@ def emulator(device):
     library = emulation.load()
     with hanops.use_backend("cuda"):
         yield library
-    library.set_processors(1)
+    library.set_sms(1)
 
 
 def plan(library: ctypes.CDLL, rows: int, features: int, layers: int, *, backward: bool, wide: bool = False) -> str:
@@ -39,14 +39,14 @@ def plan(library: ctypes.CDLL, rows: int, features: int, layers: int, *, backwar
     return text.value.decode()
 
 
-# ---- tiles: a tall one for many rows, a loose one for few, streaming for what neither holds
+# ---- tiles: of many rows, of one row where there are few, streaming for what neither holds
 
 
 @emulated
 @pytest.mark.parametrize("features", WIDTHS)
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
-def test_tall_tiles(emulator, features, storage):
-    """Enough rows to fill the emulator's one processor with tall tiles, and more than one round for their teams."""
+def test_tiles_of_many_rows(emulator, features, storage):
+    """Enough rows to fill the emulator's one SM with tiles, and more than one round for their thread groups."""
     rows = {30: 1100, 64: 600, 100: 400, 200: 300}.get(features, 150 if features <= 1000 else 21)
     for backward in (False, True):
         told = plan(emulator, rows, features, 3, backward=backward)
@@ -57,9 +57,9 @@ def test_tall_tiles(emulator, features, storage):
 @emulated
 @pytest.mark.parametrize("features", [1, 30, 64, 100, 200, 512, 1000, 2000, 4096])
 @pytest.mark.parametrize("storage", [torch.float32, torch.float64, torch.float16])
-def test_loose_tiles(emulator, features, storage):
-    """With many processors a few rows are spread over loose tiles."""
-    emulator.set_processors(1000)
+def test_tiles_of_one_row(emulator, features, storage):
+    """With many SMs a few rows are spread over tiles of one row."""
+    emulator.set_sms(1000)
     for backward in (False, True):
         told = plan(emulator, 9, features, 3, backward=backward, wide=storage == torch.float64)
         assert told.startswith("1 row, 8 x 1 columns a lane"), told
@@ -75,10 +75,10 @@ def test_what_is_streamed(emulator):
 
 
 @emulated
-@pytest.mark.parametrize("processors", [1, 7])
-def test_groups_and_partial_sums(emulator, processors):
-    """Several partial sums of each group, more teams than tiles, rounds in which a team has no rows."""
-    emulator.set_processors(processors)
+@pytest.mark.parametrize("sms", [1, 7])
+def test_groups_and_partial_sums(emulator, sms):
+    """Several partial sums of each group, more thread groups than tiles, rounds in which one has no rows."""
+    emulator.set_sms(sms)
     for groups, rows, features in ((3, 70, 200), (2, 33, 1000), (5, 200, 30)):
         check(stack, problem(rows, features, 4, torch.float32, groups=groups))
 
@@ -95,7 +95,7 @@ def test_partial_sums_that_a_block_cannot_hold(emulator, rows, features, layers)
 @emulated
 @pytest.mark.parametrize(("rows", "features", "layers", "launches"), [(100, 30, 20, 1), (1, 1, 1, 1), (32, 200, 9, 1)])
 def test_small_stacks_take_one_launch_each_way(emulator, rows, features, layers, launches):
-    emulator.set_processors(132)
+    emulator.set_sms(132)
     x, u = torch.randn(rows, features, requires_grad=True), torch.randn(layers, features, requires_grad=True)
     before = emulator.launches()
     y = stack(x, u, None, True)
@@ -106,7 +106,7 @@ def test_small_stacks_take_one_launch_each_way(emulator, rows, features, layers,
 
 @emulated
 def test_same_bits_in_every_run(emulator):
-    emulator.set_processors(5)
+    emulator.set_sms(5)
     p = problem(300, 200, 4, torch.float32)
     first, second = p.run(stack), p.run(stack)
     for name, value in first.items():
@@ -131,76 +131,38 @@ def test_strides_beyond_32_bits(emulator):
 # ---- the emulator finds what a GPU would not tell
 
 
-BROKEN = {  # the file, what is edited there, and what is found
-    "removed barrier": (
-        "tile.cuh",
-        r"(write\(half \+ warp \* N \+ i \+ place\(\), v\[i\]\);\n    \}\n)    __syncthreads\(\);\n",
-        r"\1",
-        "race on shared memory: read after write",
-    ),
-    "load off by one": (
-        "han_stack_rows.cuh",
-        r"read\(from \+ i\)",
-        "read(from + i + 1)",
-        "outside of",
-    ),
-    "store off by one": (
-        "han_stack_rows.cuh",
-        r"write\(row \+ m \* stride \+ j, value\)",
-        "write(row + m * stride + j + 1, value)",
-        "access outside of a buffer",
-    ),
-    "divergent barrier": (
-        "tile.cuh",
-        r"    __syncthreads\(\);\n(#pragma unroll\n    for \(int i = 0; i < N; i \+= F\) \{\n      v\[i\] = read)",
-        r"    if (threadIdx.x < 32)\n__syncthreads();\nelse\n__syncthreads();\n\1",
-        "divergent barrier: threads wait at different ones",
-    ),
-    "divergent shuffle": (
-        "han_stack.cuh",
-        r"if \(last\) return;",
-        "if (last || threadIdx.x == 3) return;",
-        "divergent warp",
-    ),
-    "misaligned load": (
-        "han_stack_layer.cuh",
-        r"read_vector\(b_m, b \+ m \* stride\);",
-        "read_vector(b_m, b + m * stride + 1);",
-        "misaligned",
-    ),
-    "unordered halves": ("tile.cuh", r"half_ \^= 1;", "", "race on shared memory: write after read"),
+BROKEN = {  # what HANOPS_BROKEN of the kernels' sources puts in, and what is found
+    "removed barrier": "race on shared memory: read after write",
+    "load off by one": "outside of",
+    "store off by one": "access outside of a buffer",
+    "divergent barrier": "divergent barrier: threads wait at different ones",
+    "divergent shuffle": "divergent warp",
+    "misaligned load": "misaligned",
+    "unordered halves": "race on shared memory: write after read",
 }
 
 
-def compile_broken(folder: Path, name: str) -> Path:
-    """Compiles the stand-alone program from a copy of the kernels with one edit, for the emulator."""
-    emulation.build("emulated_profile")
-    edited_file, pattern, replacement, _ = BROKEN[name]
-    shutil.copytree(ROOT / "csrc" / "cuda", folder / "cuda")
-    file = folder / "cuda" / edited_file
-    edited, edits = re.subn(pattern, replacement, file.read_text())
-    assert edits >= 1, f"{name}: the kernels no longer have what this test breaks"
-    file.write_text(edited)
-    sources = ROOT / "tests" / "cuda_emulator"
-    include = ["-I", sources, "-I", folder, "-isystem", Path(torch.__file__).parent / "include"]
-    objects = [
-        next(emulation.BUILD.glob(f"CMakeFiles/*/tests/cuda_emulator/{stem}.cpp.o")) for stem in ("profile", "emulator")
-    ]
-    compiler = [os.environ.get("CXX", "c++"), "-std=c++20", "-O0", "-w", "-Wno-psabi"]
-    program = folder / "profile"
-    subprocess.run([*compiler, *include, sources / "kernels.cpp", *objects, "-o", program], check=True)
-    return program
+@emulated
+@pytest.mark.parametrize("name", [None, *BROKEN])
+def test_broken_kernels_are_caught(name):
+    emulation.build("broken_profile")
+    sizes = ["--features", "2047", "--rows", "20", "--depth", "3", "--dtype", "float32", "--once", "yes"]
+    environment = {**os.environ, "HANOPS_BREAK": name or ""}
+    done = subprocess.run([emulation.BUILD / "broken_profile", *sizes], capture_output=True, text=True, env=environment)
+    if name is None:
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1, done.stdout
+    assert "CUDA emulator: " in done.stderr
+    assert BROKEN[name] in done.stderr
 
 
 @emulated
-@pytest.mark.parametrize("name", list(BROKEN))
-def test_broken_kernels_are_caught(tmp_path, name):
-    program = compile_broken(tmp_path, name)
-    sizes = ["--features", "2047", "--rows", "20", "--depth", "3", "--dtype", "float32", "--repeats", "1"]
-    done = subprocess.run([program, *sizes], capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout
-    assert "CUDA emulator: " in done.stderr
-    assert BROKEN[name][-1] in done.stderr
+def test_every_fault_is_tested():
+    sources = [file.read_text() for file in (ROOT / "csrc" / "cuda").glob("*.cuh")]
+    assert sorted(fault for text in sources for fault in re.findall(r'HANOPS_BROKEN\("(.*?)"\)', text)) == sorted(
+        BROKEN
+    )
 
 
 @emulated
@@ -218,15 +180,35 @@ def test_profile_program_runs():
     assert "--dtype must be" in wrong.stderr
 
 
+@emulated
+def test_device_code_is_free_of_torch():
+    """Only han_stack.cpp, which makes calls of tensors, and its header know of torch."""
+    files = [file for file in (ROOT / "csrc" / "cuda").iterdir() if file.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    includes = {file.name: re.findall(r'#include ["<](.*?)[">]', file.read_text()) for file in files}
+    of_torch = {name for name, found in includes.items() if any(re.match("ATen|c10|torch", path) for path in found)}
+    assert of_torch == {"han_stack.cpp", "han_stack.h"}
+    assert not any("han_stack.h" in found for name, found in includes.items() if name != "han_stack.cpp")
+
+
 # ---- compiled without a GPU
+
+
+def kernels_in_the_tables() -> int:
+    """Counts by the sources: two kernels for each tile, one-row tiles for two types, and the others of two types."""
+    tiles = sum(
+        len(re.findall(r"^    tile<float,", (ROOT / "csrc" / "cuda" / f"han_stack_{way}.cu").read_text(), re.MULTILINE))
+        for way in ("forward", "backward")
+    )
+    one_row, streaming, parameters = 2, 2, 5
+    return 2 * tiles + 2 * 2 * one_row + 2 * 2 * streaming + 2 * parameters
 
 
 @needs_nvcc
 @emulated
 def test_every_tile_compiles_for_sm_90_without_a_spill():
     emulation.build("kernels_sm_90")
-    kernels = resources.read_report(emulation.BUILD / "cuda" / "sm_90.txt")
-    assert len(kernels) == 2 * (9 + 9 + 2 * 2) + 2 * (3 + 6)
+    kernels = [k for file in (emulation.BUILD / "cuda" / "sm_90").glob("*.txt") for k in resources.read_report(file)]
+    assert len(kernels) == kernels_in_the_tables()
     assert all(k.registers > 0 for k in kernels)
     assert not [k for k in kernels if k.stack or k.spill_stores or k.spill_loads]
 

@@ -46,10 +46,10 @@ def processors(backend: str, device: torch.device, features: int) -> Iterator[in
         return
     count = 4 if features >= 512 else 1
     if backend == "cuda":
-        emulation.load().set_processors(count)
+        emulation.load().set_sms(count)
     yield count
     if backend == "cuda":
-        emulation.load().set_processors(1)
+        emulation.load().set_sms(1)
 
 
 def plan(kernel: str, storage: torch.dtype, rows: int, features: int, device: torch.device) -> str:

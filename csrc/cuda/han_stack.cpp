@@ -36,6 +36,7 @@ int as_int(int64_t size, const char* what) {
   return static_cast<int>(size);
 }
 
+template <class Call>
 Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
   Call call;
   call.groups = u.dim() == 3 ? u.size(0) : 1;
@@ -46,13 +47,14 @@ Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool fin
   call.type = type_of(x);
   call.parameter_type = type_of(u);
   call.u = u.const_data_ptr();
+  call.has_bias = b.has_value();
   call.b = b ? b->const_data_ptr() : nullptr;
   return call;
 }
 
 // Sees t as (groups, rows, features) with contiguous columns: as it is where its strides allow, else as a copy, which
 // `t` then holds.
-Rows rows_of(Tensor& t, const Call& call) {
+Rows rows_of(Tensor& t, const Stack& call) {
   t = t.reshape({call.groups, call.rows, call.features});
   if (call.features > 1 && t.stride(2) != 1) t = t.contiguous();
   Rows rows{t.data_ptr(), t.stride(0), t.stride(1)};
@@ -65,8 +67,7 @@ Rows rows_of(Tensor& t, const Call& call) {
   return rows;
 }
 
-void launch(Direction direction, const Call& call, const Tensor& like) {
-  const Plan plan(direction, call, Device::current());
+void launch(const Plan& plan, const Tensor& like) {
   const Tensor workspace = at::empty({static_cast<int64_t>(plan.workspace())}, like.options().dtype(at::kByte));
   plan.launch(workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
 }
@@ -80,7 +81,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(x));
   const Tensor u_packed = u.contiguous();
   const OptionalTensor b_packed = contiguous(b);
-  Call call = call_of(x, u_packed, b_packed, final_abs);
+  auto call = call_of<ForwardCall>(x, u_packed, b_packed, final_abs);
   at::DimVector shape(x.sizes().begin(), x.sizes().end() - 1);
   shape.push_back(call.abs_layers);
   shape.push_back(chunked_sign_bytes(call.features));
@@ -90,9 +91,10 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   if (y.numel() == 0) return {y, signs};
   Tensor rows = x;
   call.x = rows_of(rows, call);
-  call.y.data = y.data_ptr();
+  call.y = y.data_ptr();
+  call.save = save;
   call.signs = save ? signs.data_ptr<uint8_t>() : nullptr;
-  launch(Direction::kForward, call, x);
+  launch(ForwardPlan(call, Device::current()), x);
   return {y, signs};
 }
 
@@ -102,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(dy));
   const Tensor u_packed = u.contiguous(), signs_packed = signs.contiguous();
   const OptionalTensor b_packed = contiguous(b);
-  Call call = call_of(dy, u_packed, b_packed, final_abs);
+  auto call = call_of<BackwardCall>(dy, u_packed, b_packed, final_abs);
   const auto output = [](const Tensor& like, bool needed) {
     return needed ? at::empty_like(like, at::MemoryFormat::Contiguous) : at::empty({0}, like.options());
   };
@@ -119,11 +121,12 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
     y_rows = *y;
     call.y = rows_of(y_rows, call);
   }
-  call.signs = signs_packed.data_ptr<uint8_t>();
-  call.dx = needs[0] ? dx.data_ptr() : nullptr;
-  call.du = needs[1] ? du.data_ptr() : nullptr;
-  call.db = needs[2] ? db.data_ptr() : nullptr;
-  launch(Direction::kBackward, call, dy);
+  call.signs = signs_packed.const_data_ptr<uint8_t>();
+  std::tie(call.needs_dx, call.needs_du, call.needs_db) = std::tie(needs[0], needs[1], needs[2]);
+  call.dx = dx.data_ptr();
+  call.du = du.data_ptr();
+  call.db = db.data_ptr();
+  launch(BackwardPlan(call, Device::current()), dy);
   return {dx, du, db};
 }
 

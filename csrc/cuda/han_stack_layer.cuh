@@ -53,7 +53,7 @@ __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E
   for (int m = Tile::K - 1; m >= -1; --m) {  // the last chunk's bit ends up highest
     if (m >= 0) {
       A b_m[Tile::V], next_m[Tile::V];
-      read_vector(b_m, b + m * stride);
+      read_vector(b_m, b + m * stride + HANOPS_BROKEN("misaligned load"));
 #pragma unroll
       for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "launch.h"
 #include "plan.h"
 #include "values.cuh"
 
@@ -43,10 +44,6 @@ struct Options {
   std::string json;
 };
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
-
 Type type_of(const std::string& name) {
   if (name == "float64") return Type::kFloat64;
   if (name == "float32") return Type::kFloat32;
@@ -57,7 +54,7 @@ Type type_of(const std::string& name) {
 
 size_t bytes_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
 
-void check(const Case& c) {
+void check_case(const Case& c) {
   type_of(c.dtype);
   const std::string& way = c.direction;
   if (way != "forward" && way != "inference" && way != "backward" && way != "all") {
@@ -118,7 +115,7 @@ Options parse(int count, char** arguments) {
       throw std::invalid_argument("unknown option " + name);
   }
   if (options.cases.empty()) options.cases.push_back(single);
-  for (const Case& c : options.cases) check(c);
+  for (const Case& c : options.cases) check_case(c);
   return options;
 }
 
@@ -183,7 +180,7 @@ constexpr int kCeilingIterations = 20, kCoverIterations = 1;
 #else
 constexpr int kCeilingIterations = 2000, kCoverIterations = 500;  // 1 ms and 0.3 ms on an H100
 #endif
-constexpr int kChains = 8, kFmas = 64, kFmaThreads = 256, kFmaBlocks = 8;  // blocks of a multiprocessor
+constexpr int kChains = 8, kFmas = 64, kFmaThreads = 256, kFmaBlocks = 8;  // blocks of an SM
 constexpr int kWarmups = 3;
 
 // Independent chains of float32 multiply-adds: the ceiling of issue slots.
@@ -236,7 +233,7 @@ class Gpu {
     check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
     std::ostringstream out;
     out << "\"device\": \"" << properties.name << "\", \"capability\": \"" << properties.major << "."
-        << properties.minor << "\", \"multiprocessors\": " << device.processors
+        << properties.minor << "\", \"multiprocessors\": " << device.sms
         << ", \"clock_khz\": " << attribute(cudaDevAttrClockRate)
         << ", \"memory_clock_khz\": " << attribute(cudaDevAttrMemoryClockRate)
         << ", \"l2_bytes\": " << attribute(cudaDevAttrL2CacheSize) << ", \"driver\": " << driver
@@ -249,17 +246,17 @@ class Gpu {
   double fmas_per_second = 0;
 
  private:
-  int blocks() const { return device.processors * kFmaBlocks; }
+  int blocks() const { return device.sms * kFmaBlocks; }
   Buffer out_;
 };
 
 // The tensors of one call on the device.
 struct Tensors {
-  Call call;
+  Stack stack;
   Buffer x, y, dy, dx, signs, u, b, du, db;
 
   Tensors(const Case& c, Type type)
-      : call(sizes(c, type)),
+      : stack(sizes(c, type)),
         x(elements() * bytes_of(type)),
         y(elements() * bytes_of(type)),
         dy(elements() * bytes_of(type)),
@@ -273,53 +270,46 @@ struct Tensors {
     fill(dy.data, elements(), type, 2);
     fill(u.data, parameters(), type, 3);
     fill(b.data, parameters(), type, 4);
-    call.u = u.data;
-    call.b = b.data;
+    stack.has_bias = true;
+    stack.u = u.data;
+    stack.b = b.data;
   }
 
-  static Call sizes(const Case& c, Type type) {
-    Call call;
-    call.groups = c.groups;
-    call.rows = c.rows;
-    call.features = static_cast<int>(c.features);
-    call.layers = call.abs_layers = static_cast<int>(c.depth);
-    call.type = call.parameter_type = type;
-    return call;
+  static Stack sizes(const Case& c, Type type) {
+    Stack stack;
+    stack.groups = c.groups;
+    stack.rows = c.rows;
+    stack.features = static_cast<int>(c.features);
+    stack.layers = stack.abs_layers = static_cast<int>(c.depth);
+    stack.type = stack.parameter_type = type;
+    return stack;
   }
 
-  size_t elements() const { return call.groups * call.rows * call.features; }
-  size_t parameters() const { return call.groups * call.layers * size_t(call.features); }
+  size_t elements() const { return stack.groups * stack.rows * stack.features; }
+  size_t parameters() const { return stack.groups * stack.layers * size_t(stack.features); }
   size_t sign_bytes() const {
     size_t bytes = 4;
-    while (8 * bytes < size_t(call.features)) bytes *= 2;
+    while (8 * bytes < size_t(stack.features)) bytes *= 2;
     return bytes;
   }
 
   Rows rows(const Buffer& buffer) const {
-    const int vector = call.features % 4 == 0 ? 4 : call.features % 2 == 0 ? 2 : 1;
-    return {buffer.data, call.rows * call.features, call.features, vector};
+    const int vector = stack.features % 4 == 0 ? 4 : stack.features % 2 == 0 ? 2 : 1;
+    return {buffer.data, stack.rows * stack.features, stack.features, vector};
   }
 
-  Call forward(bool save) const {
-    Call call = this->call;
-    call.x = rows(x);
-    call.y = rows(y);
-    call.signs = save ? static_cast<uint8_t*>(signs.data) : nullptr;
+  ForwardCall forward(bool save) const {
+    ForwardCall call{stack, save, rows(x), y.data};
+    if (save) call.signs = static_cast<uint8_t*>(signs.data);
     return call;
   }
 
-  Call backward() const {
-    Call call = forward(true);
-    call.x = {};
-    call.dy = rows(dy);
-    call.dx = dx.data;
-    call.du = du.data;
-    call.db = db.data;
-    return call;
+  BackwardCall backward() const {
+    return {stack, true, true, true, rows(dy), rows(y), static_cast<uint8_t*>(signs.data), dx.data, du.data, db.data};
   }
 
   void copy() const {
-    check(cudaMemcpyAsync(dx.data, x.data, elements() * bytes_of(call.type), cudaMemcpyDeviceToDevice, nullptr),
+    check(cudaMemcpyAsync(dx.data, x.data, elements() * bytes_of(stack.type), cudaMemcpyDeviceToDevice, nullptr),
           "copy");
   }
 };
@@ -329,12 +319,12 @@ class Way {
  public:
   Way(std::string name, double bytes, int slots) : name(std::move(name)), bytes(bytes), slots(slots) {}
 
-  void add(const Plan& plan) {
-    plans_.push_back(plan);
-    if (!workspace_) workspace_ = std::make_unique<Buffer>(plan.workspace());
+  void add(std::unique_ptr<Plan> plan) {
+    if (!workspace_) workspace_ = std::make_unique<Buffer>(plan->workspace());
+    plans_.push_back(std::move(plan));
   }
-  void launch(size_t set) const { plans_[set].launch(workspace_->data, nullptr); }
-  const Plan& plan() const { return plans_.front(); }
+  void launch(size_t set) const { plans_[set]->launch(workspace_->data, nullptr); }
+  const Plan& plan() const { return *plans_.front(); }
 
   std::string name;
   double bytes;  // that cannot be avoided
@@ -342,7 +332,7 @@ class Way {
   std::vector<double> seconds;
 
  private:
-  std::vector<Plan> plans_;
+  std::vector<std::unique_ptr<Plan>> plans_;
   std::unique_ptr<Buffer> workspace_;
 };
 
@@ -416,12 +406,12 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
   if (wanted("forward")) ways.push_back(std::make_unique<Way>("forward", 2 * tensor + bits, 4));
   if (wanted("backward")) ways.push_back(std::make_unique<Way>("backward", 3 * tensor + bits, 12));
   for (const auto& set : sets) {
-    forward.add(Plan(Direction::kForward, set->forward(true), gpu.device));
-    for (const auto& way : ways) {
-      const bool back = way->name == "backward";
-      way->add(Plan(back ? Direction::kBackward : Direction::kForward,
-                    back ? set->backward() : set->forward(way->name == "forward"), gpu.device));
-    }
+    const auto plan = [&](const std::string& name) -> std::unique_ptr<Plan> {
+      if (name == "backward") return std::make_unique<BackwardPlan>(set->backward(), gpu.device);
+      return std::make_unique<ForwardPlan>(set->forward(name == "forward"), gpu.device);
+    };
+    forward.add(plan("forward"));
+    for (const auto& way : ways) way->add(plan(way->name));
   }
   if (!options.once || c.direction == "backward") {  // what the backward reads
     for (size_t i = 0; i < sets.size(); ++i) forward.launch(i);
@@ -462,7 +452,7 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
 void run(const Options& options) {
   Gpu gpu;
   if (!options.once) gpu.measure();
-  std::printf("%s, %d multiprocessors: %.1f T float32 multiply-adds/s\n", gpu.properties.name, gpu.device.processors,
+  std::printf("%s, %d multiprocessors: %.1f T float32 multiply-adds/s\n", gpu.properties.name, gpu.device.sms,
               gpu.fmas_per_second * 1e-12);
   std::string cases;
   for (const Case& c : options.cases) {

@@ -48,7 +48,9 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
 #pragma unroll
         for (int e = 0; e < Tile::E; ++e) {
           const int i = e / Tile::V * stride + e % Tile::V;
-          if ((kAll || valid >> (begin + r) & 1) && column + i < features) items[r][e] = read(from + i);
+          if ((kAll || valid >> (begin + r) & 1) && column + i < features) {
+            items[r][e] = read(from + i + HANOPS_BROKEN("load off by one"));
+          }
         }
       }
 #pragma unroll
@@ -76,7 +78,9 @@ __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool va
 #pragma unroll
       for (int j = 0; j < Tile::V; ++j) {
         const S value = rounded<S>(x[m * Tile::V + j]);
-        if (valid && column + m * stride + j < features) write(row + m * stride + j, value);
+        if (valid && column + m * stride + j < features) {
+          write(row + m * stride + j + HANOPS_BROKEN("store off by one"), value);
+        }
       }
     }
   }
@@ -84,20 +88,20 @@ __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool va
 
 // A tile's rows, all of which are there.
 template <class Tile, class A>
-__device__ __forceinline__ void read_rows(A (&x)[Tile::R][Tile::E], const Team<Tile>& team, const Call& call,
+__device__ __forceinline__ void read_rows(A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads, const Stack& call,
                                           const Rows& rows, int64_t group, int64_t first, int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
     const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
-    const auto row = [&](int r) { return team.row(r); };
+    const auto row = [&](int r) { return threads.row(r); };
     read_elements<Tile, S, true>(x, data, rows.row_stride, row, 0, column, call.features, stride,
                                  rows.vector >= Tile::V);
   });
 }
 
 template <class Tile, class A>
-__device__ __forceinline__ void write_rows(void* out, const A (&x)[Tile::R][Tile::E], const Team<Tile>& team,
-                                           const Call& call, int64_t group, int64_t first, unsigned valid, int column,
+__device__ __forceinline__ void write_rows(void* out, const A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads,
+                                           const Stack& call, int64_t group, int64_t first, unsigned valid, int column,
                                            int stride) {
   const bool vector = call.features % Tile::V == 0;  // `out` comes from the allocator
   with_type<A>(call.type, [&](auto type) {
@@ -105,7 +109,7 @@ __device__ __forceinline__ void write_rows(void* out, const A (&x)[Tile::R][Tile
     S* data = static_cast<S*>(out) + (group * call.rows + first) * call.features;
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
-      S* row = data + team.row(r) * unsigned(call.features);
+      S* row = data + threads.row(r) * unsigned(call.features);
       write_row<Tile>(row, x[r], valid >> r & 1, column, call.features, stride, vector);
     }
   });
@@ -124,22 +128,24 @@ __device__ __forceinline__ void clear_rows(A (&x)[Tile::R][Tile::E], unsigned ke
 
 // Asks for `bytes` from `begin` on in the L2 cache, each lane for its lines.
 template <class Tile>
-__device__ __forceinline__ void prefetch(const void* begin, int64_t bytes, const Team<Tile>& team) {
+__device__ __forceinline__ void prefetch(const void* begin, int64_t bytes, const ThreadGroup<Tile>& threads) {
   const char* p = static_cast<const char*>(begin);
-  for (int64_t i = int64_t(team.lane()) * kLine; i < bytes; i += int64_t(team.size()) * kLine) prefetch_line(p + i);
+  for (int64_t i = int64_t(threads.lane()) * kLine; i < bytes; i += int64_t(threads.size()) * kLine)
+    prefetch_line(p + i);
 }
 
 // Asks for a tile's rows, if the group has that tile. Rows that do not lie one behind another are left to be waited
 // for.
 template <class Tile>
-__device__ __forceinline__ void prefetch_rows(const Team<Tile>& team, const Call& call, const Rows& rows, int64_t group,
-                                              int64_t tile) {
+__device__ __forceinline__ void prefetch_rows(const ThreadGroup<Tile>& threads, const Stack& call, const Rows& rows,
+                                              int64_t group, int64_t tile) {
   constexpr int kSize = 2;
   if (Tile::T == 0 || call.type == Type::kFloat32 || rows.row_stride != call.features ||
       (tile + 1) * Tile::R > call.rows)
     return;
   const int64_t element = group * rows.group_stride + tile * Tile::R * rows.row_stride;
-  prefetch<Tile>(static_cast<const char*>(rows.data) + element * kSize, int64_t(Tile::R) * call.features * kSize, team);
+  prefetch<Tile>(static_cast<const char*>(rows.data) + element * kSize, int64_t(Tile::R) * call.features * kSize,
+                 threads);
 }
 
 // Where a lane finds its sign bits. Bit k of byte c is column k * (columns / 8) + c; a lane's chunks are 8 / K bits
@@ -163,10 +169,10 @@ __device__ __forceinline__ unsigned read_signs(const uint8_t* bytes) {
 // Reads the sign bits of one layer of a tile; row r's are at `bytes` + row(r) * row_stride. They are shifted to their
 // place where they are used: here it would be a wait for each load.
 template <class Tile>
-__device__ __forceinline__ void read_tile_signs(unsigned (&signs)[Tile::R], const Team<Tile>& team,
+__device__ __forceinline__ void read_tile_signs(unsigned (&signs)[Tile::R], const ThreadGroup<Tile>& threads,
                                                 const uint8_t* bytes, unsigned row_stride) {
   unsigned offsets[Tile::R];
-  team.row_offsets(offsets, row_stride);
+  threads.row_offsets(offsets, row_stride);
 #pragma unroll
   for (int r = 0; r < Tile::R; ++r) signs[r] = read_signs<Tile>(bytes + offsets[r]);
 }
@@ -183,10 +189,10 @@ __device__ __forceinline__ void write_signs(uint8_t* bytes, const unsigned (&sig
 // Writes the sign bits of one layer of a tile from the registers that `valid` has a bit for; row r's go to `bytes` +
 // row(r) * row_stride.
 template <class Tile>
-__device__ __forceinline__ void write_tile_signs(uint8_t* bytes, const Team<Tile>& team, unsigned row_stride,
+__device__ __forceinline__ void write_tile_signs(uint8_t* bytes, const ThreadGroup<Tile>& threads, unsigned row_stride,
                                                  unsigned valid, const unsigned (&signs)[Tile::R][Tile::V]) {
   unsigned offsets[Tile::R];
-  team.row_offsets(offsets, row_stride);
+  threads.row_offsets(offsets, row_stride);
 #pragma unroll
   for (int r = 0; r < Tile::R; ++r) {
     if (valid >> r & 1) write_signs<Tile>(bytes + offsets[r], signs[r]);
@@ -203,11 +209,11 @@ __device__ __forceinline__ bool has_nonzero(const A (&x)[N]) {
 
 // The registers whose rows have an element that is not 0.
 template <class Tile, class A>
-__device__ __forceinline__ unsigned nonzero_rows(const A (&x)[Tile::R][Tile::E], Team<Tile>& team) {
+__device__ __forceinline__ unsigned nonzero_rows(const A (&x)[Tile::R][Tile::E], ThreadGroup<Tile>& threads) {
   unsigned registers = 0;
 #pragma unroll
   for (int r = 0; r < Tile::R; ++r) registers |= has_nonzero(x[r]) ? 1u << r : 0;
-  return team.registers(team.join(team.registers(registers)));
+  return threads.registers(threads.join(threads.registers(registers)));
 }
 
 }  // namespace hanops::cuda

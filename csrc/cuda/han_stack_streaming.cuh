@@ -2,16 +2,19 @@
 // a lane meets its own columns.
 #pragma once
 
-#include "han_stack_parameters.cuh"
+#include "han_stack_layer.cuh"
+#include "han_stack_rows.cuh"
+#include "partial_sums.cuh"
 
 namespace hanops::cuda {
 
 template <class A>
 using Stream = Tile<A, 1, 8, std::is_same_v<A, double> ? 2 : 4, 32, 8>;
+static_assert(Stream<float>::kThreads == kStreamThreads);
 
 // A lane's elements of a row of the caller's, from `column` on.
 template <class Tile, class A>
-__device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Call& call, const Rows& rows, int64_t group,
+__device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Stack& call, const Rows& rows, int64_t group,
                                             int64_t row, int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
@@ -22,7 +25,7 @@ __device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Call& call
 }
 
 template <class Tile, class A>
-__device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E], const Call& call, int64_t index,
+__device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E], const Stack& call, int64_t index,
                                              int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
@@ -33,10 +36,10 @@ __device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E]
 
 // One pass per layer updates a row and takes the next layer's dot product.
 template <class A, bool kSave>
-__global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(const Call call) {
+__global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(const ForwardCall call) {
   using Tile = Stream<A>;
-  Team<Tile> team(0, 0, shared_memory<A>(), 1);
-  const int stride = call.sign_bytes, begin = Tile::V * team.lane(), step = Tile::V * team.size();
+  ThreadGroup<Tile> threads(0, 0, shared_memory<A>(), 1);
+  const int stride = call.sign_bytes, begin = Tile::V * threads.lane(), step = Tile::V * threads.size();
   A* scratch = static_cast<A*>(call.scratch) + int64_t(blockIdx.x) * call.columns;
   for (int64_t index = blockIdx.x; index < call.groups * call.rows; index += gridDim.x) {
     const int64_t group = index / call.rows, row = index % call.rows;
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
       add_dots<Tile>(x, a, w_0);
       write_parameter<Tile>(scratch + column, x[0], stride);
     }
-    team.sum(a, A(-2));
+    threads.sum(a, A(-2));
     for (int layer = 0; layer < call.layers; ++layer) {
       const bool last = layer + 1 == call.layers, with_abs = layer < call.abs_layers;
       const A* next = last ? w : w + 2 * call.columns;
@@ -68,13 +71,13 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
         write_parameter<Tile>(scratch + column, x[0], stride);
       }
       w = next;
-      team.sum(dot, A(-2));
+      threads.sum(dot, A(-2));
       a[0] = dot[0];
     }
     for (int column = begin; column < stride; column += step) {
       A x[1][Tile::E];
       read_parameter<Tile>(x[0], scratch + column, stride);
-      write_stream<Tile>(call.y.data, x, call, index, column, stride);
+      write_stream<Tile>(call.y, x, call, index, column, stride);
     }
   }
 }
@@ -82,10 +85,10 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
 // dx, and the coefficients for parameter_gradients. One pass per layer undoes the reflection of the layer above and
 // this layer's absolute value, and takes this layer's dot products.
 template <class A, bool kX>
-__global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(const Call call) {
+__global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(const BackwardCall call) {
   using Tile = Stream<A>;
-  Team<Tile> team(0, 0, shared_memory<A>(), 2);
-  const int stride = call.sign_bytes, begin = Tile::V * team.lane(), step = Tile::V * team.size();
+  ThreadGroup<Tile> threads(0, 0, shared_memory<A>(), 2);
+  const int stride = call.sign_bytes, begin = Tile::V * threads.lane(), step = Tile::V * threads.size();
   A* scratch_g = static_cast<A*>(call.scratch) + int64_t(blockIdx.x) * 2 * call.columns;
   A* scratch_x = scratch_g + call.columns;
   Sums<Tile> none;
@@ -100,8 +103,8 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
         read_stream<Tile>(g, call, call.dy, group, row, column, stride);
         live |= has_nonzero(g[0]);
       }
-      live = team.join(live) != 0;
-      if (call.live && team.lane() == 0) write(call.live + index, static_cast<uint8_t>(live));
+      live = threads.join(live) != 0;
+      if (call.by_coefficients && threads.lane() == 0) write(call.live + index, static_cast<uint8_t>(live));
     }
     for (int layer = call.layers - 1; layer >= 0; --layer) {
       const bool top = layer + 1 == call.layers;
@@ -127,12 +130,12 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
         write_parameter<Tile>(scratch_g + column, g[0], stride);
         if (kX) write_parameter<Tile>(scratch_x + column, x[0], stride);
       }
-      team.sum(dots, A(-2));
+      threads.sum(dots, A(-2));
       c[0] = dots[0];
       a[0] = kX ? dots[kX] : A(0);
-      if (call.coefficients && team.lane() == 0) write_coefficients(call, index, layer, c[0], a[0]);
+      if (call.by_coefficients && threads.lane() == 0) write_coefficients(call, index, layer, c[0], a[0]);
     }
-    if (!call.dx) continue;
+    if (!call.needs_dx) continue;
     for (int column = begin; column < stride; column += step) {
       A g[1][Tile::E], x[1][Tile::E], w_0[Tile::E];
       read_parameter<Tile>(g[0], scratch_g + column, stride);

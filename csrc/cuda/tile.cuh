@@ -1,4 +1,10 @@
-// Tiles of rows, the teams of lanes that hold them, and sums over a team.
+// Tiles of rows, the threads that hold them, and sums over these threads.
+//
+// The letters, in all kernels' files:
+//   A  type of the arithmetic: float, or double      S  type of x, y, dy and dx, or of the parameters, in memory
+//   R  rows of a tile                                F  rows that a sum over lanes folds: see reduce()
+//   T  lanes of a warp that share a row              W  warps that share a row
+//   V  columns of a chunk: what a lane reads at once   K  chunks of a lane      E  columns of a lane: K * V
 #pragma once
 
 #include "values.cuh"
@@ -33,27 +39,28 @@ struct Largest {
   }
 };
 
-// The bits of `turn` in Team, for F rows that are folded over T lanes, V columns each: those that leave whole stretches
-// of 32 columns of a row to neighbouring lanes. Shorter ones would each be an access of its own to the L1 cache.
-constexpr unsigned turns(int F, int T, int V) {
+// The bits of ThreadGroup's swizzle, for F rows that are folded over T lanes, V columns each: those that leave whole
+// stretches of 32 columns of a row to neighbouring lanes. Shorter ones would each be an access of its own to the L1
+// cache.
+constexpr unsigned swizzle_bits(int F, int T, int V) {
   unsigned bits = 0;
   for (int h = 1; h < F; h *= 2) bits |= h * (T / F) * V >= 32 ? h : 0;
   return bits;
 }
 
-// A team of lanes holds kR rows: kT lanes of a warp, or kW whole warps. Each lane owns, of every row, kK chunks of kV
-// columns. kT = 0 leaves the lanes and warps to the call.
+// A thread group holds kR rows: kT lanes of a warp, or kW whole warps. Each lane owns, of every row, kK chunks
+// of kV columns. kT = 0 leaves the lanes and warps to the call.
 template <class Arithmetic, int kR, int kK, int kV, int kT, int kW>
 struct Tile {
   using A = Arithmetic;
   static constexpr int R = kR, K = kK, V = kV, T = kT, W = kW;
   static constexpr int E = K * V;                         // elements of a row in a lane
   static constexpr int F = T == 0 ? 1 : (R < T ? R : T);  // rows that a sum over lanes folds
-  static constexpr unsigned kTurns = turns(F, T, V);
+  static constexpr unsigned kSwizzle = swizzle_bits(F, T, V);
   // Whether partial sums of dw and db go to the block's memory first. On an H100, 16 layers, bfloat16 and float32: at
   // 256 columns 0.87 and 0.78 of the time with sums in L2, at 4096 0.89 and 0.90, at 1024 1.07 and 1.02.
   static constexpr bool kBlockSums = T > 0 && (E * T * W <= 256 || E * T * W == 4096);
-  __device__ static int columns(const Call& call) { return T ? E * T * W : call.columns; }
+  __device__ static int columns(const Stack& call) { return T ? E * T * W : call.columns; }
   static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
 };
 
@@ -71,20 +78,20 @@ struct TileRows {
   }
 };
 
-// The lanes that hold the same rows, and sums over them.
+// The threads that hold the same rows: lanes of a warp, or whole warps. And sums over them.
 //
-// Registers hold rows in an order that depends on the lane: register r of a lane is row r ^ turn(). Two lanes whose
-// turns differ in one bit then exchange each other's rows without a select: see reduce(). Not all lanes turn, so that
-// neighbours access one row.
+// Registers are swizzled: register r of a lane holds row r ^ swizzle(). Two lanes whose swizzles differ in one bit then
+// exchange each other's rows without a select: see reduce(). Neighbours have the same swizzle, so that together they
+// access long stretches of one row.
 template <class Tile>
-class Team {
+class ThreadGroup {
   using A = typename Tile::A;
   static constexpr int F = Tile::F;
 
  public:
-  // exchange: memory of the block for 2 * warps * values, the most that a sum takes, where a team has more than one
-  // warp.
-  __device__ Team(unsigned lanes, unsigned warps, A* exchange, unsigned values)
+  // exchange: memory of the block for 2 * warps * values, the most that a sum takes, where a thread group has more than
+  // one warp.
+  __device__ ThreadGroup(unsigned lanes, unsigned warps, A* exchange, unsigned values)
       : lanes_(lanes), warps_(warps), exchange_(exchange), values_(values) {}
 
   __device__ unsigned lanes() const { return Tile::T ? Tile::T : lanes_; }  // of a warp
@@ -93,7 +100,7 @@ class Team {
   __device__ unsigned lane() const { return threadIdx.x % size(); }
   __device__ unsigned index() const { return threadIdx.x / size(); }
   __device__ unsigned count() const { return blockDim.x / size(); }
-  __device__ unsigned row(unsigned r) const { return r ^ turn(); }
+  __device__ unsigned row(unsigned r) const { return r ^ swizzle(); }
 
   // A set of rows, bit r for row r, as the set of this lane's registers: bit r for register r; and back.
   __device__ unsigned registers(unsigned rows) const {
@@ -101,23 +108,23 @@ class Team {
     for (int bit = 0; bit < 4; ++bit) {
       constexpr unsigned kLow[] = {0x5555, 0x3333, 0x0f0f, 0x00ff};
       const int h = 1 << bit;
-      if (h < Tile::R && turn() & h) rows = (rows & kLow[bit]) << h | (rows >> h & kLow[bit]);
+      if (h < Tile::R && swizzle() & h) rows = (rows & kLow[bit]) << h | (rows >> h & kLow[bit]);
     }
     return rows;
   }
 
   // row(r) * stride for each register, modulo 2^32: each from an earlier one, whose register differs in one bit.
   __device__ void row_offsets(unsigned (&offsets)[Tile::R], unsigned stride) const {
-    offsets[0] = turn() * stride;
+    offsets[0] = swizzle() * stride;
 #pragma unroll
     for (unsigned r = 1; r < Tile::R; ++r) {
       const unsigned bit = r & -r;
-      offsets[r] = offsets[r - bit] + (turn() & bit ? 0 - bit * stride : bit * stride);
+      offsets[r] = offsets[r - bit] + (swizzle() & bit ? 0 - bit * stride : bit * stride);
     }
   }
 
-  // Sums v[i] over the team and multiplies by `factor`; i % R is the register of a row. Every lane gets the sums of its
-  // own rows.
+  // Sums v[i] over the thread group and multiplies by `factor`; i % R is the register of a row. Every lane gets the
+  // sums of its own rows.
   template <int N>
   __device__ void sum(A (&v)[N], A factor = 1) {
     reduce(v, Add(), factor);
@@ -138,12 +145,12 @@ class Team {
   template <int N, class Op>
   __device__ void reduce(A (&v)[N], Op op, A factor = 1) {
     // Fold: lanes h steps apart keep one half each of F rows. Lane l's v[i] and lane l ^ h's v[i + h] are one row;
-    // where lanes do not turn by h, the upper lane keeps v[i + h].
+    // where lanes do not swizzle by h, the upper lane keeps v[i + h].
 #pragma unroll
     for (int bit = 4; bit >= 0; --bit) {
       const int h = 1 << bit;
       if (h >= F) continue;
-      const bool upper = !(Tile::kTurns & h) && place() & h;
+      const bool upper = !(Tile::kSwizzle & h) && place() & h;
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if (i % F >= h || i + h >= N) continue;
@@ -163,7 +170,7 @@ class Team {
     for (int bit = 0; bit < 5; ++bit) {
       const int h = 1 << bit;
       if (h >= F) continue;
-      const bool upper = !(Tile::kTurns & h) && place() & h;
+      const bool upper = !(Tile::kSwizzle & h) && place() & h;
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if (i % F >= h || i + h >= N) continue;
@@ -177,12 +184,12 @@ class Team {
  private:
   __device__ unsigned step() const { return lanes() / F; }
   __device__ unsigned place() const { return threadIdx.x % lanes() / step(); }  // the row that a fold leaves to a lane
-  __device__ unsigned turn() const { return place() & Tile::kTurns; }
+  __device__ unsigned swizzle() const { return place() & Tile::kSwizzle; }
 
   // Two halves of the memory take turns, so that one barrier is enough: who writes a half again has met everyone
   // after they read it.
   __device__ A* next_half() {
-    half_ ^= 1;
+    if (!HANOPS_BROKEN("unordered halves")) half_ ^= 1;
     return exchange_ + half_ * warps() * values_;
   }
 
@@ -194,7 +201,10 @@ class Team {
 #pragma unroll
       for (int i = 0; i < N; i += F) write(half + warp * N + i + place(), v[i]);
     }
-    __syncthreads();
+    if (HANOPS_BROKEN("divergent barrier") && threadIdx.x < 32)
+      __syncthreads();
+    else if (!HANOPS_BROKEN("removed barrier"))
+      __syncthreads();
 #pragma unroll
     for (int i = 0; i < N; i += F) {
       v[i] = read(half + i + place());

@@ -9,7 +9,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "plan.h"
+#include "call.h"
+
+// Whether a test has put this fault into the kernels; see tests/cuda_emulator/broken.h.
+#ifndef HANOPS_BROKEN
+#define HANOPS_BROKEN(fault) false
+#endif
 
 namespace hanops::cuda {
 
@@ -42,7 +47,7 @@ union Words {
   __device__ Words() {}
 };
 
-// Past the L1 cache, which is left to the parameters: for what this multiprocessor does not read again.
+// Past the L1 cache, which is left to the parameters: for what this SM does not read again.
 template <class T>
 __device__ __forceinline__ T read_once(const T* p) {
   Words<T> raw;

@@ -161,7 +161,7 @@ def cuobjdump() -> str:
 def demangle(names: list[str]) -> list[str]:
     """Returns the kernels' names as the source writes them, without namespace and parameter."""
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
-    pattern = r"hanops::cuda::|^void |\(Call\)$|\((?:int|bool)\)"
+    pattern = r"hanops::cuda::|^void |\((?:ForwardCall|BackwardCall|Stack)\)$|\((?:int|bool)\)"
     return [re.sub(pattern, "", line.replace("hanops::cuda::", "")) for line in done.stdout.splitlines()]
 
 

@@ -42,11 +42,14 @@ def read_report(file: Path) -> list[Resources]:
 
 
 def main() -> int:
-    """Prints a table of each report and of the object file beside it; fails where a kernel has a fault."""
+    """Prints a table of each report and of the object file beside it; fails where a kernel of float32 has a fault.
+
+    Arithmetic in float64 is for tests: its faults are told.
+    """
     faults = []
     for file in map(Path, sys.argv[1:]):
         print("Tile<arithmetic, rows, chunks, columns of a chunk, lanes, warps>; see csrc/cuda/tile.cuh\n")
-        print(f"| kernel, {file.stem} | registers | stack, bytes | spilled, bytes | row loads in flight |")
+        print(f"| kernel, {file.parent.name} | registers | stack, bytes | spilled, bytes | row loads in flight |")
         print("|---|---|---|---|---|")
         codes = {code.kernel: code for code in machine_code.read_object(file.with_suffix(".o"))}
         for k in read_report(file):
@@ -54,10 +57,10 @@ def main() -> int:
             in_flight = ", ".join(map(str, code.in_flight))
             print(f"| {k.kernel} | {k.registers} | {k.stack} | {spilled} | {in_flight} |")
             found = [*(["spills"] if k.stack or spilled else []), *code.faults]
-            faults += [f"{file.stem}, {k.kernel}: {fault}" for fault in found]
+            faults += [f"{file.parent.name}, {k.kernel}: {fault}" for fault in found]
         print()
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
-    return 1 if faults else 0
+    return 1 if any("<double" not in fault for fault in faults) else 0
 
 
 if __name__ == "__main__":

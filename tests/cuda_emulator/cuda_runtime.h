@@ -10,6 +10,9 @@
 #include <utility>
 
 #include "emulator.h"
+#ifdef HANOPS_CAN_BREAK
+#include "broken.h"
+#endif
 
 #define HANOPS_CUDA_EMULATOR
 #define __global__
@@ -83,13 +86,11 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool shared =
       attribute == cudaDevAttrMaxSharedMemoryPerMultiprocessor || attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin;
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::processors
-           : shared                                    ? int{emulator::kSharedBytes}
-                                                       : 1024;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::sms : shared ? int{emulator::kSharedBytes} : 1024;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"emulator", emulator::processors, 0, 0};
+  *properties = {"emulator", emulator::sms, 0, 0};
   return cudaSuccess;
 }
 

@@ -29,8 +29,8 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// How many multiprocessors the machine says it has.
-inline int processors = 1;
+// How many SMs the machine says it has.
+inline int sms = 1;
 
 // Grids that it has run.
 inline int launches = 0;

@@ -111,7 +111,7 @@ TORCH_LIBRARY_IMPL(hanops, CPU, m) {
 
 #define HANOPS_EXPORT extern "C" __attribute__((visibility("default")))
 
-HANOPS_EXPORT void set_processors(int count) { emulator::processors = count; }
+HANOPS_EXPORT void set_sms(int count) { emulator::sms = count; }
 
 HANOPS_EXPORT int launches() { return emulator::launches; }
 
@@ -119,13 +119,10 @@ HANOPS_EXPORT int launches() { return emulator::launches; }
 HANOPS_EXPORT void describe_plan(long long rows, int features, int layers, int backward, int wide, char* text,
                                  int capacity) {
   using namespace hanops::cuda;
-  int something;
-  Call call;
-  call.rows = rows;
-  call.features = features;
-  call.layers = call.abs_layers = layers;
-  call.type = call.parameter_type = wide ? Type::kFloat64 : Type::kFloat32;
-  if (backward) call.du = call.db = call.dx = call.y.data = &something;
-  const Plan plan(backward ? Direction::kBackward : Direction::kForward, call, Device::current());
-  std::snprintf(text, capacity, "%s", plan.describe().c_str());
+  Stack stack;
+  stack.rows = rows;
+  stack.features = features;
+  stack.layers = stack.abs_layers = layers;
+  stack.type = stack.parameter_type = wide ? Type::kFloat64 : Type::kFloat32;
+  std::snprintf(text, capacity, "%s", make_plan(stack, backward, true, Device::current())->describe().c_str());
 }

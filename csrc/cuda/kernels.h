@@ -1,0 +1,61 @@
+// The table of kernels: one tile for each width, compiled in han_stack_forward.cu, _backward.cu and _parameters.cu.
+#pragma once
+
+#include <span>
+
+#include "call.h"
+
+namespace hanops::cuda {
+
+template <class Call>
+using Kernel = void (*)(Call);
+
+// What a thread group holds: see Tile in tile.cuh.
+struct TileShape {
+  int rows, chunks, vector, lanes, warps;  // no lanes: as many as a row needs
+  int warps_per_sm;                        // that its registers leave room for
+};
+
+struct ForwardTile : TileShape {
+  Kernel<ForwardCall> kernels[2];  // without and with sign bits
+};
+
+struct BackwardTile : TileShape {
+  bool sums;                        // of du and db are taken here; else it leaves coefficients
+  bool block_sums;                  // ... and kept in the block's memory first
+  Kernel<BackwardCall> kernels[2];  // without and with du
+};
+
+// The kernels of one arithmetic type. Tiles of many rows: one for each width, from 32 columns on; none for float64.
+struct ForwardKernels {
+  std::span<const ForwardTile> many_rows;
+  ForwardTile one_row;  // up to kOneRowColumns
+  Kernel<ForwardCall> streaming[2];
+};
+
+struct BackwardKernels {
+  std::span<const BackwardTile> many_rows;
+  BackwardTile one_row;
+  Kernel<BackwardCall> streaming[2];
+};
+
+struct ParameterKernels {
+  Kernel<Stack> prepare;
+  Kernel<BackwardCall> sum_parts, finish, gradients[2];
+  int gradients_rows;  // of a tile of `gradients`
+};
+
+template <class A>
+const ForwardKernels& forward_kernels();
+template <class A>
+const BackwardKernels& backward_kernels();
+template <class A>
+const ParameterKernels& parameter_kernels();
+
+constexpr int kOneRowColumns = 4096, kOneRowThreads = 512;
+constexpr int kStreamThreads = 256, kGradientsThreads = 128, kLayerThreads = 256;
+constexpr int kGradientsColumns = 128;  // of a block
+constexpr int kFold = 16;               // tiles whose sums are added up one after another
+constexpr int kSlices = 32;             // of the parts in sum_parts, each with a warp
+
+}  // namespace hanops::cuda

@@ -140,34 +140,41 @@ def test_build_info():
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
 def test_kernels_are_compiled_where_the_path_has_quotes(tmp_path):
-    """The lines of CMakeLists.txt in a small project, with a compiler of a few lines: what it says is kept."""
+    """csrc/cuda/compile.cmake in a small project, with a compiler of a few lines: what it says is kept."""
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake, ninja = (shutil.which(name, path=tools) for name in ("cmake", "ninja"))
     if cmake is None or ninja is None:
         pytest.skip("needs cmake and ninja")
     source = tmp_path / "o'clock & co"
-    (source / "csrc" / "cuda").mkdir(parents=True)
+    source.mkdir()
+    shutil.copy(PACKAGE.parent / "csrc" / "cuda" / "compile.cmake", source)
+    (source / "kernel.cu").touch()
     nvcc = source / "nvcc"
     nvcc.write_text(
-        '#!/bin/sh\necho "compiled $*"\nprintf "%s\\n" "$@" | grep -q BROKEN && exit 3\nshift 9\ntouch "$1"\n'
+        """#!/bin/sh
+echo "compiled $*"
+test -z "$BROKEN" || exit 3
+while [ "$1" != -o ]; do shift; done
+touch "$2"
+"""
     )
     nvcc.chmod(0o755)
-    project = (PACKAGE.parent / "CMakeLists.txt").read_text()
-    lines = project[project.index("    add_custom_command(") :]
-    lines = lines[: lines.index("    add_custom_target(")]
-    head = "cmake_minimum_required(VERSION 3.26)\nproject(kernels LANGUAGES NONE)\nset(ARCHITECTURE 90)\n"
-    head += 'set(CMAKE_CUDA_COMPILER "${CMAKE_SOURCE_DIR}/nvcc")\nset(OUT ${CMAKE_BINARY_DIR}/sm_90)\n'
-    head += "set(HANOPS_NVCC_FLAGS -O3 -std=c++20 --split-compile=0 ${FLAGS})\n"
-    (source / "CMakeLists.txt").write_text(f"{head}{lines}\nadd_custom_target(all_kernels DEPENDS ${{OUT}}.o)\n")
+    (source / "CMakeLists.txt").write_text(
+        """cmake_minimum_required(VERSION 3.26)
+project(kernels LANGUAGES NONE)
+set(CMAKE_CUDA_COMPILER "${CMAKE_SOURCE_DIR}/nvcc")
+include(compile.cmake)
+hanops_compile_kernels(90 kernel.cu "")
+"""
+    )
     build = source / "build"
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([cmake, *words], env={**os.environ, "PATH": tools}, capture_output=True, text=True)
+    def run(*words: str, broken: str = "") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": tools, "BROKEN": broken}
+        return subprocess.run([cmake, *words], env=environment, capture_output=True, text=True)
 
-    for flags in ("", "-DFLAGS=BROKEN"):
-        assert run("-G", "Ninja", "-S", str(source), "-B", str(build), flags or "-DFLAGS=").returncode == 0
-        done = run("--build", str(build), "--target", "all_kernels")
-        assert (done.returncode == 0) == (not flags), done.stdout
-        assert ("compiled" in done.stdout) == bool(flags)
-        assert (build / "sm_90.txt").read_text().startswith("compiled -O3 -std=c++20 --split-compile=0 ")
-    assert "FAILED" in done.stdout
+    assert run("-G", "Ninja", "-S", str(source), "-B", str(build)).returncode == 0
+    for broken in ("yes", ""):
+        done = run("--build", str(build), "--target", "kernels_sm_90", broken=broken)
+        assert (done.returncode != 0, "compiled" in done.stdout, "FAILED" in done.stdout) == (bool(broken),) * 3
+        assert (build / "cuda" / "sm_90" / "kernel.txt").read_text().startswith("compiled -O3 -std=c++20 -arch=sm_90")

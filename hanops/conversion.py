@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did; as text, a table.
+    """What `convert` did to each dense layer. `print` shows it as a table.
 
     Attributes:
         rows: one for each dense layer of the model.

@@ -55,9 +55,10 @@ def activation_ratio(model: nn.Module, x: Tensor) -> float:
 
 
 def variability(values: Tensor, step: float, dims: int = 2) -> Tensor:
-    """Returns |f|^-2 times the integral over a mesh of sum_i |d^3 f / d x_i^3|^2, by differences. 0 where f is 0.
+    """Returns how much functions vary over a mesh: |f|^-2 times the integral of sum_i |d^3 f / d x_i^3|^2.
 
-    A network has collapsed to a constant where it is 0. The papers average it over random parameters.
+    Derivatives are differences, and integrals sums over the mesh. The result is 0 where f is 0, and for a network that
+    has collapsed to a constant. The papers average it over random parameters.
 
     Args:
         values: f on the mesh, (..., n, ..., n), n at least 4.

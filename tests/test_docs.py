@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,16 +11,17 @@ import pytest
 
 import hanops
 from docs.tools import __main__ as tools
-from docs.tools import api
+from docs.tools import api, excerpts
 
 REPOSITORY = Path(__file__).parent.parent
 GUIDE, SCALING = REPOSITORY / "docs" / "guide.md", REPOSITORY / "docs" / "scaling.md"
 
 
 def test_generated_parts():
-    """`make docs` would change nothing."""
+    """`make docs` would change nothing. How a quoted source is broken into lines does not count."""
     for path, text in tools.written().items():
-        assert path.read_text() == text, path
+        as_said = excerpts.plain if path in excerpts.PAGES else str
+        assert as_said(path.read_text()) == as_said(text), path
 
 
 def test_reference_is_complete():
@@ -82,10 +80,8 @@ def test_links(page):
 def test_site(tmp_path):
     """MkDocs builds the site without a warning: pages, links, anchors and docstrings."""
     pytest.importorskip("mkdocs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, warnings = tools.build(tmp_path)
+    assert status == 0, warnings
     page = (tmp_path / "api" / "layers.html").read_text()
     assert "hanops.HanStack" in page
     assert "final_abs" in page

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import hanops
+from docs.tools.excerpts import escaped
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "docs" / "api"
@@ -59,11 +59,6 @@ def sentence(value: object) -> str:
     return inspect.cleandoc(value.__doc__ or "").splitlines()[0]
 
 
-def escaped(text: str) -> str:
-    """Returns text as a cell of a table shows it."""
-    return re.sub(r"(`[^`]*`)|([|<_*])", lambda m: m[1] or f"\\{m[2]}", text)
-
-
 def source(value: Any) -> str:
     """Returns the path of the file that defines an object."""
     file = inspect.getsourcefile(inspect.unwrap(value))
@@ -77,7 +72,7 @@ def pages() -> dict[Path, str]:
     index = ["# All names", "", "Every public name of hanops.", ""]
     for page, (title, about, _) in PAGES.items():
         lines = [f"# {title}", "", about, "", NOTE]
-        index += [f"## {title}", "", "| | |", "|---|---|"]
+        index += [f"## {title}", "", "| name | what it is, or does |", "|---|---|"]
         for path, value in names(page).items():
             name = path.rpartition(".")[2]
             index.append(f"| [`{path}`]({page}.md#{name.lower()}) | {escaped(sentence(value))} |")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
@@ -16,8 +17,14 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
 
 REPOSITORY = Path(__file__).parents[2]
+sys.path.append(str(REPOSITORY))
+from docs.tools.excerpts import why  # noqa: E402  MkDocs loads this file alone
+
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 IMAGES = (".png", ".svg")
 LANGUAGES = {
@@ -29,8 +36,16 @@ LANGUAGES = {
     ".toml": "toml",
     ".pyi": "python",
 }
-LANGUAGES |= {"Makefile": "make", "CMakeLists.txt": "cmake", ".yml": "yaml", ".json": "json"}
+LANGUAGES |= {"Makefile": "make", "CMakeLists.txt": "cmake", ".yml": "yaml"}
 
+SOURCE = """<!doctype html><html lang=en><meta charset=utf-8><title>{path}</title><style>
+body {{ font-family: system-ui, sans-serif; margin: 1.5em 2em; color-scheme: light dark; }}
+pre {{ font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }}
+{light}
+@media (prefers-color-scheme: dark) {{ {dark} }}
+pre, .highlight {{ background: none; }}
+</style><h3>{path}</h3>{code}</html>
+"""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(^ *(`{3,}).*?^ *\2`*$|`[^`\n]+`)", flags=re.DOTALL | re.MULTILINE)
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
@@ -49,11 +64,11 @@ def place(path: str) -> str:
     """Returns where a file of the repository lies in the site's sources."""
     if path in PAGES:
         return PAGES[path]
+    if (REPOSITORY / path).is_dir():
+        return f"source/{path}/index.md"
     if path.startswith("docs/") and not path.startswith("docs/tools/"):
         return path.removeprefix("docs/")
-    if path.endswith(IMAGES):
-        return path
-    return f"source/{path}/index.md" if (REPOSITORY / path).is_dir() else f"source/{path}.md"
+    return path if path.endswith(IMAGES) else f"source/{path}.html"
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
@@ -74,30 +89,34 @@ def targets(markdown: str, folder: str) -> set[str]:
     return {path for path in found if (REPOSITORY / path).exists()}
 
 
-def first_line(path: Path) -> str:
-    """Returns why a file exists, as its first line says."""
-    if path.suffix not in LANGUAGES or path.suffix == ".json":
-        return ""
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#!")]
-    line = re.sub(r'^("""|//|#) ?|"""$', "", lines[0]) if lines else ""
-    return re.sub(r"([|<_*`\[])", r"\\\1", line)
+def is_source(path: Path) -> bool:
+    """Tells source files, and folders that hold one."""
+    if path.is_dir():
+        return path.name != "__pycache__" and any(is_source(inner) for inner in path.iterdir())
+    return path.suffix in LANGUAGES or path.name in LANGUAGES
 
 
 def folder_page(path: str) -> str:
     """Returns a folder as a page: its files, and why each exists."""
-    rows = ["| file | |", "|---|---|"]
+    rows = ["| file | why it exists |", "|---|---|"]
     for file in sorted((REPOSITORY / path).iterdir(), key=lambda file: (file.is_dir(), file.name)):
-        shown = file.is_dir() or file.suffix in LANGUAGES or file.name in LANGUAGES
-        if shown and file.name != "__pycache__" and not file.name.startswith((".", "_C")):
-            rows.append(f"| [{file.name}]({file.name}) | {first_line(file) if file.is_file() else ''} |")
+        if is_source(file):
+            rows.append(f"| [{file.name}]({file.name}) | {why(file) if file.is_file() else ''} |")
     return f"# {path}\n\n" + "\n".join(rows) + "\n"
 
 
 def file_page(path: str) -> str:
-    """Returns a source file as a page."""
-    suffix = Path(path).suffix
-    language = LANGUAGES.get(suffix) or LANGUAGES.get(Path(path).name, "text")
-    return f"# {path}\n\n`````{language}\n{(REPOSITORY / path).read_text()}`````\n"
+    """Returns a source file as a page of its own, without the site's frame: there are many."""
+    styles = [HtmlFormatter(style=style).get_style_defs("pre") for style in ("default", "github-dark")]
+    code = highlight((REPOSITORY / path).read_text(), get_lexer_by_name(language(path)), HtmlFormatter(linenos=False))
+    return SOURCE.format(path=path, light=styles[0], dark=styles[1], code=code)
+
+
+def language(path: str) -> str:
+    """Returns the language of a file by its name. Colours take time: only the package and its kernels have them."""
+    if not path.startswith(("hanops/", "csrc/")):
+        return "text"
+    return LANGUAGES.get(Path(path).suffix) or LANGUAGES.get(Path(path).name, "text")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -116,9 +135,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.endswith(IMAGES):
             files.append(File.generated(config, uri, abs_src_path=str(REPOSITORY / path)))
             continue
-        folder = (REPOSITORY / path).is_dir()
-        content = folder_page(path) if folder else file_page(path)
-        queue |= targets(content, path) - done if folder else set()
+        if not (REPOSITORY / path).is_dir():
+            files.append(File.generated(config, uri, content=file_page(path)))
+            continue
+        content = folder_page(path)
+        queue |= targets(content, path) - done
         files.append(File.generated(config, uri, content=f"---\nsearch:\n  exclude: true\n---\n{content}"))
     return files
 

@@ -27,7 +27,7 @@ _Net = TypeVar("_Net", bound="Network")
 
 
 class Network(nn.Module):
-    """Hidden layers of one width, and a dense layer to the output."""
+    """What HanNet and FCNet share: hidden layers of one width, a dense layer to the output, and groups."""
 
     out: nn.Linear | GroupedLinear
 
@@ -83,7 +83,7 @@ class Network(nn.Module):
 
 
 class HanNet(Network):
-    """Dense in, hidden Han layers, dense out.
+    """The papers' network of Han layers: a dense layer in, hidden Han layers, a dense layer out.
 
     Depth counts hidden layers: the first, which is dense, those named in `dense_layers`, and Han layers for the rest.
     Each ends in the activation. Consecutive Han layers are one `HanStack`.

@@ -35,7 +35,7 @@ TIMED = [
     *((d, 2**25 // d, 16, t) for d in (1024, 4096, 256) for t in ("bfloat16", "float32")),
     *((1024, 2**25 // 1024, 64, t) for t in ("bfloat16", "float32")),
 ]
-# Tall tiles of one and of several warps on up to 148 multiprocessors, loose tiles, streamed rows.
+# Tiles of many rows, of one and of several warps, on up to 148 SMs; tiles of one row; streamed rows.
 CHECKED = [
     *((d, 2_500_000 // d, 2, t) for d in (1024, 30, 256, 4096) for t in ("bfloat16", "float32")),
     *((1000, 100, 2, "bfloat16"), (4096, 9, 2, "float32"), (9000, 10, 2, "bfloat16"), (16384, 10, 2, "float32")),
@@ -156,13 +156,13 @@ def first(out: Path, rehearse: bool) -> list[Part]:
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--print-limit", "20", "--tool")
     checked: dict[str, Any] = {"read": read_sanitizer, "optional": True, "beside": True}
     checked["needs"] = ("compute-sanitizer", "program")
-    tall = ("tests/test_tall_tiles.py", "-k", "test_forward and cuda and 64-bfloat16" if rehearse else "cuda")
+    many_rows = ("tests/test_many_rows.py", "-k", "test_forward and cuda and 64-bfloat16" if rehearse else "cuda")
     few = ("tests/test_han_stack_backward.py", "-k", "training and cuda")
-    rest = ("tests", "--ignore=tests/test_tall_tiles.py", "-k", "cuda and not triton")
+    rest = ("tests", "--ignore=tests/test_many_rows.py", "-k", "cuda and not triton")
     return [
         *shared_parts("first", rehearse),
         Part("times of the kernels", timed, 55, ("program",), lambda _: read_profile(samples)),
-        Part("tall tiles", tests(*tall, device=device), 45, ("native",), read_tests),
+        Part("tiles of many rows", tests(*many_rows, device=device), 45, ("native",), read_tests),
         Part("memcheck", (*sanitizer, "memcheck", *once), 50, **checked),
         Part("tests of CUDA", tests(*(few if rehearse else rest), device=device), 110, ("native",), read_tests),
         Part("racecheck", (*sanitizer, "racecheck", *once), 60, **checked),

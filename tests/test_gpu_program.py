@@ -174,7 +174,7 @@ def test_a_service_ends_with_the_call(tmp_path):
 # ---- NVIDIA's tools
 
 NCU = """==PROF== Connected to process 812 (/x/han_stack_profile)
-NVIDIA H100 80GB HBM3, 132 multiprocessors: 0.0 T float32 multiply-adds/s
+NVIDIA H100 80GB HBM3, 132 SMs: 0.0 T float32 multiply-adds/s
 ==PROF== Profiling "forward" - 0: 0%....50%....100% - 12 passes
 forward    launched: 16 rows, 4 x 8 columns a lane
 ==PROF== Disconnected from process 812

@@ -452,7 +452,7 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
 void run(const Options& options) {
   Gpu gpu;
   if (!options.once) gpu.measure();
-  std::printf("%s, %d multiprocessors: %.1f T float32 multiply-adds/s\n", gpu.properties.name, gpu.device.sms,
+  std::printf("%s, %d SMs: %.1f T float32 multiply-adds/s\n", gpu.properties.name, gpu.device.sms,
               gpu.fmas_per_second * 1e-12);
   std::string cases;
   for (const Case& c : options.cases) {

@@ -26,7 +26,7 @@ from hanops.backends.triton.tiles import (
 )
 from hanops.definition.signs import sign_bytes
 
-WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the last of each rung
+WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the widest of each tile
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -52,7 +52,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes of a multiprocessor. spills: bytes of local memory for each thread."""
+    """What a compiled kernel takes of an SM. spills: bytes of local memory for each thread."""
 
     registers: int
     spills: int

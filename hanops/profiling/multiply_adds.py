@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 WARPS, CHAINS, STEPS = 8, 8, 64  # of a program; elements of a thread; multiply-adds of an element in an iteration
-_PROGRAMS, _ITERATIONS = 8, 500  # of a multiprocessor; of a program
+_PROGRAMS, _ITERATIONS = 8, 500  # of an SM; of a program
 
 
 @triton.jit

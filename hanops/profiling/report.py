@@ -117,7 +117,7 @@ class Profile:
                 column("registers", "of a thread", lambda row: str(taken[row.kernel].registers)),
                 column(
                     "resident warps",
-                    "of a multiprocessor",
+                    "of an SM",
                     lambda row: f"{taken[row.kernel].warps} of {taken[row.kernel].most_warps}",
                 ),
             ]

@@ -9,12 +9,12 @@ import torch
 from hanops.backends.native import native
 from hanops.profiling.case import FLOORS, Case
 
-_REGISTERS, _BLOCKS = 64 << 10, 32  # of a multiprocessor: 32-bit registers, and the most programs it holds
+_REGISTERS, _BLOCKS = 64 << 10, 32  # of an SM: 32-bit registers, and the most programs it holds
 
 
 @dataclass(frozen=True)
 class Residence:
-    """What a kernel's tile takes of a multiprocessor: registers of a thread, resident warps, the most it could hold."""
+    """What a kernel's tile takes of an SM: registers of a thread, resident warps, the most it could hold."""
 
     registers: int
     warps: int
@@ -23,14 +23,14 @@ class Residence:
 
 
 def resident_warps(registers: int, warps: int, most_warps: int) -> int:
-    """Returns how many warps of a kernel a multiprocessor holds at once, by their registers.
+    """Returns how many warps of a kernel an SM holds at once, by their registers.
 
     Args:
         registers: of a thread.
         warps: of a program.
-        most_warps: that a multiprocessor holds of any kernel.
+        most_warps: that an SM holds of any kernel.
 
-    The tiles' shared memory, some hundred bytes, never limits them. A quarter of a multiprocessor has a quarter of its
+    The tiles' shared memory, some hundred bytes, never limits them. A quarter of an SM has a quarter of its
     registers, and gives them to whole warps in units of 256.
     """
     of_a_warp = -(-32 * registers // 256) * 256

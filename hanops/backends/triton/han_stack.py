@@ -84,17 +84,17 @@ class _Stack:
     def sign_bytes(self) -> int:
         return sign_bytes(self.features, chunked=True)
 
-    def resident(self, programs_per_processor: int) -> int:
+    def resident(self, programs_per_sm: int) -> int:
         """Programs that run at once."""
         if self.device.type == "cpu":  # interpreted
-            return programs_per_processor
-        return programs_per_processor * torch.cuda.get_device_properties(self.device).multi_processor_count
+            return programs_per_sm
+        return programs_per_sm * torch.cuda.get_device_properties(self.device).multi_processor_count
 
-    def parts(self, tiles: int, programs_per_processor: int, slices: int = 1) -> int:
+    def parts(self, tiles: int, programs_per_sm: int, slices: int = 1) -> int:
         """Partial sums of du and db for each group."""
         item = 8 if self.wide else 4
         most = max(_WORKSPACE // (2 * item * self.layers * self.features), self.groups * self.rows // 64)
-        programs = min(self.resident(programs_per_processor) // slices, most) // self.groups
+        programs = min(self.resident(programs_per_sm) // slices, most) // self.groups
         return max(1, min(programs, tiles))
 
     def partials(self, tiles: int, parts: int, columns: int) -> Tensor:
@@ -232,7 +232,7 @@ def _backward(
     partials = packed
     if tile is not None:
         tiles = triton.cdiv(stack.rows, tile.rows)
-        parts = stack.parts(tiles, tile.programs_per_processor) if fused else tiles
+        parts = stack.parts(tiles, tile.programs_per_sm) if fused else tiles
         if fused:
             partials = stack.partials(tiles, parts, columns)
             sets = partials.shape[2]
@@ -253,7 +253,7 @@ def _backward(
     if not fused:
         tile = parameter_tile(stack.wide)
         tiles, slices = triton.cdiv(stack.rows, tile.rows), triton.cdiv(stack.features, tile.columns)
-        parts = stack.parts(tiles, tile.programs_per_processor, slices)
+        parts = stack.parts(tiles, tile.programs_per_sm, slices)
         partials = stack.partials(tiles, parts, columns)
         sets = partials.shape[2]
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
@@ -275,7 +275,7 @@ def _backward(
 
 def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
     """Returns the number of streaming programs, and a scratch row for each."""
-    programs = min(stack.groups * stack.rows, stack.resident(stream.programs_per_processor))
+    programs = min(stack.groups * stack.rows, stack.resident(stream.programs_per_sm))
     return programs, torch.empty(programs, columns, dtype=stack.dtype, device=stack.device)
 
 

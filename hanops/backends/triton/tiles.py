@@ -34,8 +34,8 @@ class Tile:
         return self.K * self.C
 
     @property
-    def programs_per_processor(self) -> int:
-        """Programs that fit one multiprocessor's registers, at 255 for each thread."""
+    def programs_per_sm(self) -> int:
+        """Programs that fit one SM's registers, at 255 for each thread."""
         return max(1, 8 // self.warps)
 
     def options(self, backend: str) -> dict[str, int]:

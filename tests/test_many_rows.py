@@ -1,8 +1,8 @@
-"""The tiles of large calls at the fewest rows that take them: against float64, and against one row less.
+"""Tiles of many rows at the fewest rows that take them: against float64, and against one row less.
 
-The CUDA kernels have a tall tile for calls that fill the GPU, and run one row less in loose tiles. Triton's tiles are
-the same for any number of rows: here, on a GPU alone, they are one row more than it holds at once. The emulator is a
-GPU of a few multiprocessors, and takes every second case: each two of width, dtype and alignment meet.
+The CUDA kernels have a tile of many rows for calls that fill the GPU, and run one row less in tiles of one row.
+Triton's tiles are the same for any number of rows: here, on a GPU alone, a call has one row more than the GPU holds at
+once. The emulator is a GPU of a few SMs, and takes every second case: each two of width, dtype and alignment meet.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def processors(backend: str, device: torch.device, features: int) -> Iterator[int]:
-    """Multiprocessors of the GPU or of the emulator, enough that a call of few rows takes loose tiles."""
+def sms(backend: str, device: torch.device, features: int) -> Iterator[int]:
+    """SMs of the GPU or of the emulator, enough that a call of few rows takes tiles of one row."""
     if device.type == "cuda":
         yield torch.cuda.get_device_properties(device).multi_processor_count
         return
@@ -63,24 +63,24 @@ def plan(kernel: str, storage: torch.dtype, rows: int, features: int, device: to
     return text.value.decode()
 
 
-def is_tall(*call) -> bool:
+def has_many_rows(*call) -> bool:
     tile = plan(*call)
     assert "row" in tile
     return not tile.startswith(("1 row,", "rows streamed"))
 
 
-def fewest_rows(
-    kernel: str, backend: str, storage: torch.dtype, features: int, device: torch.device, processors: int
-) -> int:
-    """Returns the fewest rows that take a tall tile, or, of Triton, that do not all fit the GPU at once."""
+def fewest_rows(kernel: str, backend: str, storage: torch.dtype, features: int, device: torch.device, sms: int) -> int:
+    """Returns the fewest rows that take a tile of many, or, of Triton, that do not all fit the GPU at once."""
     if backend == "triton":
         from hanops.backends.triton import tiles
 
         tile = (tiles.backward_tile if kernel == "backward" else tiles.forward_tile)(features, False)
-        return tile.rows * tile.programs_per_processor * processors + 1
-    rows = 1 + bisect_left(range(1, 1 << 20), True, key=lambda rows: is_tall(kernel, storage, rows, features, device))
-    assert is_tall(kernel, storage, rows, features, device)
-    assert not is_tall(kernel, storage, rows - 1, features, device)
+        return tile.rows * tile.programs_per_sm * sms + 1
+    rows = 1 + bisect_left(
+        range(1, 1 << 20), True, key=lambda rows: has_many_rows(kernel, storage, rows, features, device)
+    )
+    assert has_many_rows(kernel, storage, rows, features, device)
+    assert not has_many_rows(kernel, storage, rows - 1, features, device)
     return rows
 
 
@@ -96,9 +96,9 @@ def rounding(storage: torch.dtype) -> float:
     return torch.finfo(storage).eps / 2 + 64 * FLOAT32_EPS
 
 
-def test_forward(backend, device, features, storage, aligned, processors):
-    rows = fewest_rows("forward", backend, storage, features, device, processors)
-    assert backend == "triton" or is_tall("forward with bits", storage, rows, features, device)
+def test_forward(backend, device, features, storage, aligned, sms):
+    rows = fewest_rows("forward", backend, storage, features, device, sms)
+    assert backend == "triton" or has_many_rows("forward with bits", storage, rows, features, device)
     p = problem(rows, features, LAYERS, storage, aligned=aligned, device=device)
     check(stack, p)
     forward = torch.ops.hanops.han_stack_forward
@@ -117,8 +117,8 @@ def test_forward(backend, device, features, storage, aligned, processors):
     assert not ((fewer_negative != negative[1:]) & ~kinks[1:]).any()
 
 
-def test_backward(backend, device, features, storage, aligned, processors):
-    rows = fewest_rows("backward", backend, storage, features, device, processors)
+def test_backward(backend, device, features, storage, aligned, sms):
+    rows = fewest_rows("backward", backend, storage, features, device, sms)
     p = problem(rows, features, LAYERS, storage, parameters=torch.float32, aligned=aligned, device=device)
     p.dy[0] = 0  # the row that is left out below adds nothing to du and db
     check(stack, p)

@@ -42,17 +42,17 @@ results: build  ## the benchmark of this machine, for the report: benchmarks/res
 	@$(BENCH) --results benchmarks/results
 
 report: build  ## make benchmarks/report from benchmarks/results: a page, plots, and the README's part of it
-	@$(PY) benchmarks/report.py --readme README.md
+	@$(PY) -m benchmarks.report --readme README.md
 
 bench-compare: $(if $(BASE),build)  ## this tree's times against those of revision BASE; TESTS=all, SECONDS_PER_ROW, JSON
 	@test -n "$(BASE)" || { echo "bench-compare: say which revision: make bench-compare BASE=<rev>" >&2; exit 2; }
-	@$(PY) benchmarks/compare.py "$(BASE)" $(if $(TESTS),--tests $(TESTS)) \
+	@$(PY) -m benchmarks.compare "$(BASE)" $(if $(TESTS),--tests $(TESTS)) \
 		$(if $(SECONDS_PER_ROW),--seconds $(SECONDS_PER_ROW)) $(if $(JSON),--json "$(JSON)")
 
 # On a GPU: PYTHON's own packages and no network. Two calls, of 6 and 4 minutes; benchmarks/gpu.py says what they run.
 DEVICE ?= cuda
 OUT ?= $(if $(filter cpu,$(DEVICE)),build/rehearsal,benchmarks/results)
-GPU = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON)) benchmarks/gpu.py
+GPU = $(if $(filter cpu,$(DEVICE)),$(PY),$(PYTHON)) -m benchmarks.gpu
 GPU_OPTIONS = --out "$(OUT)" $(if $(filter cpu,$(DEVICE)),--rehearse) $(if $(PROGRAMS),--programs $(PROGRAMS))
 REHEARSED = $(if $(filter cpu,$(DEVICE)),build)
 
@@ -66,7 +66,7 @@ gpu-second: $(REHEARSED)  ## in 4 minutes: Triton tests, more benchmarks, PROGRA
 	@$(GPU) second $(GPU_OPTIONS)
 
 gpu-ship: build  ## compile the profile program for another machine's GPU, to build/gpu; needs nvcc
-	@$(PY) benchmarks/prepare.py --ship
+	@$(PY) -m benchmarks.prepare --ship
 
 kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list registers, spills, loads in flight
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/cmake --target kernels_sm_80 kernels_sm_90 kernels_sm_100 > build/cmake/kernels.log || \
@@ -76,7 +76,7 @@ kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list r
 TORCH ?= 2.11.0
 .PHONY: cuda-check
 cuda-check:  ## build with nvcc against CUDA's TORCH=2.11.0 (5 GB), test without a GPU; CUDA_PYTHON, ONLY=build, SHIP=DIR
-	@$(PYTHON) tests/cuda_check.py --torch $(TORCH) $(if $(CUDA_PYTHON),--python $(CUDA_PYTHON)) \
+	@$(PYTHON) -m tests.cuda_check --torch $(TORCH) $(if $(CUDA_PYTHON),--python $(CUDA_PYTHON)) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(SHIP),--out $(SHIP)) --workers $(WORKERS)
 
 WORKERS ?= 2
@@ -85,24 +85,24 @@ test: build  ## all tests, in WORKERS processes (2)
 	@$(PY) -m pytest -q --doctest-modules --durations=10 -n $(WORKERS) --dist worksteal
 
 sanitize: build  ## tests of the native code under address, undefined-behaviour and thread sanitizers; SUBSET=ci
-	@WORKERS=$(WORKERS) $(PY) tests/sanitize.py $(SUBSET)
+	@WORKERS=$(WORKERS) $(PY) -m tests.sanitize $(SUBSET)
 
 guard: build  ## the CPU kernels in guarded memory, every case, and their gradients against float64, at all edges
-	@$(PY) tests/guarded.py full && $(PY) tests/guarded.py sweep
+	@$(PY) -m tests.guarded full && $(PY) -m tests.guarded sweep
 
 SEED ?= 1
 CASES ?= 20000
 BACKEND ?= cpu
 
 fuzz: build  ## call the ops and modules with CASES (20000) hostile arguments drawn with SEED, on BACKEND (cpu)
-	@$(PY) tests/fuzz.py --backend $(BACKEND) --cases $(CASES) --seed $(SEED)
+	@$(PY) -m tests.fuzz --backend $(BACKEND) --cases $(CASES) --seed $(SEED)
 
 # DATA: a folder with the regression tables (CSV), and folders mnist, cifar10, cifar100, stl10: what is there is used.
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR
-	@$(PY) examples/paper.py $(if $(DATA),--data "$(DATA)")
+	@$(PY) -m examples.paper $(if $(DATA),--data "$(DATA)")
 
 paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
-	@$(PY) examples/paper.py --full $(if $(DATA),--data "$(DATA)")
+	@$(PY) -m examples.paper --full $(if $(DATA),--data "$(DATA)")
 
 docs: build  ## the site, to build/site/index.html; writes the generated pages and figures anew
 	@$(PY) -m docs.tools

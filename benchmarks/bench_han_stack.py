@@ -5,17 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Collection
 
-import emulation
 import pytest
 import torch
-from cases import COPY, DEEP, EAGER, GRAPH, OTHERS, OWN, Case, Group
-from ceilings import Ceilings
-from interleave import Replay
-from measure import Timed, peaks_on_cpu, saved_bytes, time_case
-from ratios import Samples, ratio_interval
-from rivals import build, fits
 
 from hanops import backends
+from tests import emulation
+
+from .cases import COPY, DEEP, EAGER, GRAPH, OTHERS, OWN, Case, Group
+from .ceilings import Ceilings
+from .interleave import Replay
+from .measure import Timed, peaks_on_cpu, saved_bytes, time_case
+from .ratios import Samples, ratio_interval
+from .rivals import build, fits
 
 pytestmark = pytest.mark.benchmark(timer=Replay.clock)
 

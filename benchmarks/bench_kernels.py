@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import DTYPES, Case
-from interleave import Replay, interleave
-from ratios import Samples
 
 import hanops
 from hanops.backends.native import native
 from hanops.definition.reference import arithmetic_dtype
 from hanops.profiling.case import FLOORS
+
+from .cases import DTYPES, Case
+from .interleave import Replay, interleave
+from .ratios import Samples
 
 pytestmark = [
     pytest.mark.benchmark(timer=Replay.clock),

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from cases import Case
 
 from hanops.profiling.case import FLOORS
 from hanops.profiling.ceilings import ceilings
+
+from .cases import Case
 
 
 @dataclass(frozen=True)

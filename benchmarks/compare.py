@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case
-from ratios import Samples, half_interval, median_ratio
 
 from hanops._files import write_text
+
+from .cases import Case
+from .ratios import Samples, half_interval, median_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("compare_worker.py")

@@ -1,7 +1,7 @@
 """One tree's side of compare.py: gets a row's call ready and times it when it is asked to, a line of JSON each way.
 
-It comes from the tree that compares and runs on the hanops that is first on PYTHONPATH, of any revision. So it calls
-only what every revision has, and no module that imports more: it times with the standard library.
+It comes from the tree that compares and runs on the hanops that is first on PYTHONPATH, of any revision. So it runs as
+a file, calls only what every revision has, and imports no other module of this tree.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
-from cases import Case
 
 import hanops
 
 WARMUP = 3
 
 
-def prepared(case: Case, direction: str) -> Callable[[], object]:
+def prepared(rows: int, features: int, layers: int, dtype: torch.dtype, direction: str) -> Callable[[], object]:
     """Returns the call of a row."""
     torch.manual_seed(0)
-    x, dy = case.input(grad=direction == "forward + backward"), case.input(grad=False)
-    stack = hanops.HanStack(case.features, case.layers, dtype=case.dtype)
+    x = torch.randn(rows, features, dtype=dtype, requires_grad=direction == "forward + backward")
+    dy = torch.randn(rows, features, dtype=dtype)
+    stack = hanops.HanStack(features, layers, dtype=dtype)
     if direction == "forward + backward":
         inputs = [x, *stack.parameters()]
 
@@ -52,9 +52,8 @@ def answer(request: dict[str, Any], row: list[timeit.Timer]) -> dict[str, Any]:
     if request["do"] == "prepare":
         row.clear()
         gc.collect()
-        sizes = (request["rows"], request["features"], request["layers"])
-        case = Case(*sizes, dtype=getattr(torch, request["dtype"]))
-        row.append(timeit.Timer(prepared(case, request["direction"])))
+        sizes = (request["rows"], request["features"], request["layers"], getattr(torch, request["dtype"]))
+        row.append(timeit.Timer(prepared(*sizes, request["direction"])))
         return {"seconds": min(row[0].repeat(WARMUP, number=1))}
     row[0].timeit(1)  # not counted: the caches and threads come back from another worker's turn
     return {"seconds": row[0].timeit(request["calls"]) / request["calls"]}

@@ -11,17 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-import clocks
 import pytest
-import table
 import torch
-from cases import COPY, DTYPES, OWN, Case, Group, groups_of
-from ceilings import Ceilings, measured_ceilings
-from interleave import Replay
-from results_file import Results, commit_info, results_of
 
 import hanops
 from hanops.backends.native import native
+
+from . import clocks, table
+from .cases import COPY, DTYPES, OWN, Case, Group, groups_of
+from .ceilings import Ceilings, measured_ceilings
+from .interleave import Replay
+from .results_file import Results, commit_info, results_of
 
 Measured = TypeVar("Measured")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import log
 
 import pandas as pd
-from cases import OWN
+
+from .cases import OWN
 
 BEYOND = 10  # times the shortest call of a sweep: a call of fewer is bound by its launch
 AXES = {"batch": "rows", "width": "features", "depth": "layers"}

@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import prepare
-from nvidia import metric_names, read_ncu, read_sanitizer
-from parts import Call, Part, Reading, longest
-from prepare import GPU, ROOT
+from . import prepare
+from .nvidia import metric_names, read_ncu, read_sanitizer
+from .parts import Call, Part, Reading, longest
+from .prepare import GPU, ROOT
 
 TOTAL = {"first": 360.0, "second": 240.0}
 SLOWER = 3  # limits of a rehearsal, on two cores
-HERE = Path(__file__).parent
 PYTHON = sys.executable
 
 # d, N, L, type: N * d is 2^26 at L = 1, 2^25 else.
@@ -136,13 +135,13 @@ def shared_parts(call: str, rehearse: bool) -> list[Part]:
     """Returns what both calls begin with: facts, what was or is to be compiled, the clocks of the whole call."""
     query = "timestamp,pstate,clocks.sm,clocks.mem,power.draw,temperature.gpu"
     smi = ("stdbuf", "-oL", "nvidia-smi", f"--query-gpu={query}", "--format=csv,nounits", "--loop-ms=1000")
-    make = (PYTHON, str(HERE / "prepare.py"), *(["--rehearse"] if rehearse else []))
+    make = (PYTHON, "-m", "benchmarks.prepare", *(["--rehearse"] if rehearse else []))
     return [
         Part(
             "clocks and power, each second", smi, 0, ("nvidia-smi", "stdbuf"), read_clocks, optional=True, service=True
         ),
         Part("native code", make, TOTAL[call] - 60, background=True),
-        Part("versions", (PYTHON, str(HERE / "facts.py")), 40, read=read_facts, background=True),
+        Part("versions", (PYTHON, "-m", "benchmarks.facts"), 40, read=read_facts, background=True),
     ]
 
 
@@ -183,7 +182,7 @@ def first(out: Path, rehearse: bool) -> list[Part]:
 def second(out: Path, rehearse: bool, programs: list[str]) -> list[Part]:
     """Returns the parts of the second call."""
     cases, repeats = (TINY[:1], "2") if rehearse else (COMPARED, "20")
-    compare = (PYTHON, str(HERE / "compare_programs.py"), *programs, "--json", str(out / "gpu-second-a-b.json"))
+    compare = (PYTHON, "-m", "benchmarks.compare_programs", *programs, "--json", str(out / "gpu-second-a-b.json"))
     kind = ("tests/test_han_stack_backward.py", "-k", "training and triton") if rehearse else ("tests", "-k", "triton")
     quiet = ("-W", "ignore:hanops was built without native code")
     groups = "small networks,width,depth"

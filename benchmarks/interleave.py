@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ratios import Samples
-
 from hanops.profiling.timing import Measure, in_turns, seconds_of, timer
+
+from .ratios import Samples
 
 
 def interleave(

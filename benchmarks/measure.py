@@ -13,17 +13,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cases import COPY, GRAPH, TF32, Case
-from interleave import interleave
-from ratios import Samples
-from rivals import build, stored
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import hanops
 from hanops.profiling.timing import seconds_on_gpu
 
+from .cases import COPY, GRAPH, TF32, Case
+from .interleave import interleave
+from .ratios import Samples
+from .rivals import build, stored
+
 Call = Callable[[], object]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_backend(name: str, call: Call) -> Call:
@@ -252,8 +254,8 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
 def peaks_on_cpu(name: str, cases: list[Case]) -> list[int]:
     """Returns the peak of memory of a training step in each case, the smallest first, in a fresh process."""
     sizes = json.dumps([[case.rows, case.features, case.layers, case.dtype_name] for case in cases])
-    command = [sys.executable, __file__, name, sizes]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    command = [sys.executable, "-m", "benchmarks.measure", name, sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return list(json.loads(done.stdout))
 
 

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Iterable
 
-from parts import Reading
+from .parts import Reading
 
 METRICS = {
     "gpu__time_duration.sum": "time_ns",

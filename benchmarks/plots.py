@@ -13,11 +13,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from cases import BF16, COMPILED, COPY, DEEP, DTYPES, EAGER, LINEAR, OWN, SLIM, TF32, TUNED, Case
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from results_file import read as read_results
+
+from .cases import BF16, COMPILED, COPY, DEEP, DTYPES, EAGER, LINEAR, OWN, SLIM, TF32, TUNED, Case
+from .results_file import read as read_results
 
 STYLE = {
     OWN: ("#0b6e4f", "o", "-"),

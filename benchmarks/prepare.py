@@ -1,7 +1,7 @@
 """The native code of `make gpu`: what was compiled beforehand where it runs here, else a build on this machine.
 
-python benchmarks/prepare.py          build/gpu/profile and hanops/_C, here and now
-python benchmarks/prepare.py --ship   build/gpu/profile-<hash of the sources>, for another machine
+python -m benchmarks.prepare          build/gpu/profile and hanops/_C, here and now
+python -m benchmarks.prepare --ship   build/gpu/profile-<hash of the sources>, for another machine
 """
 
 from __future__ import annotations

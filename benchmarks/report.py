@@ -9,16 +9,16 @@ import io
 import re
 from pathlib import Path
 
-import exponents
 import matplotlib.pyplot as plt
 import pandas as pd
-import table
-from cases import COPY, DEEP, LINEAR, OTHERS, OWN
-from plots import CAPTIONS, PLOTS, about, read
-from results_file import PART
-from results_file import read as read_results
 
 from hanops._files import write_bytes, write_text
+
+from . import exponents, table
+from .cases import COPY, DEEP, LINEAR, OTHERS, OWN
+from .plots import CAPTIONS, PLOTS, about, read
+from .results_file import PART
+from .results_file import read as read_results
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"

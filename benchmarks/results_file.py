@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import prepare
 import pytest
 import torch
 from pytest_benchmark.utils import get_commit_info
 
 from hanops._files import write_text
+
+from . import prepare
 
 PART = ".part.json"
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from cases import BF16, COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED, Case
 from torch import Tensor, nn
 
 import hanops
+
+from .cases import BF16, COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED, Case
 
 
 class EagerHanStack(nn.Module):

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cases import COPY, OWN
+from .cases import COPY, OWN
 
 Benchmark = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Counts the bytes that devices exchange for a row: HanStack with sharded features, and other ways to split layers.
 
-    torchrun --nproc-per-node 4 benchmarks/wire.py --doc docs/scaling.md
+    torchrun --nproc-per-node 4 -m benchmarks.wire --doc docs/scaling.md
 
 Two counts are independent: what each process hands to collectives, and what it writes to its sockets, by Linux's count.
 Each runs with N and with 2 N rows: the difference is what a row costs, the rest is paid once a step.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkerboard import MODELS, board_options, learn, told
-from experiment import COLOURS, settings, write
 from matplotlib import pyplot
-from options import run_program
+
+from .checkerboard import MODELS, board_options, learn, told
+from .experiment import COLOURS, settings, write
+from .options import run_program
 
 NAMES = {
     "hannet": "reflection, abs (Han)",

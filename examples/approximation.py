@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, summary, write
 from matplotlib import pyplot
-from options import amount, natural, positive, run_program
-from sweep import Data, Recipe, Run, root_mean_squared_error, train
 from torch import Tensor, nn
 
 from hanops.models import FCNet, HanNet, Network
+
+from .experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, summary, write
+from .options import amount, natural, positive, run_program
+from .sweep import Data, Recipe, Run, root_mean_squared_error, train
 
 RATES, DECAYS = (0.0001, 0.001, 0.01, 0.1), (0.0, 0.001)
 TRAIN, TEST = 2_000, 10_000  # points

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
-from options import amount, fraction, positive, run_program
-from sweep import Data, Recipe, Run, State, train
 from torch import Tensor
 
 from hanops.models import FCNet, HanNet, Network, orthogonality_penalty
+
+from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .options import amount, fraction, positive, run_program
+from .sweep import Data, Recipe, Run, State, train
 
 RATES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 POINTS = 81  # of each axis

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import RefusedError
 
 from hanops._files import write_bytes
+
+from .options import RefusedError
 
 CHECKSUM = hashlib.sha256
 BYTES = CHECKSUM().digest_size  # at the end of a file

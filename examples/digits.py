@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy
 import torch
-from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
-from options import RefusedError, amount, natural, positive, run_program
 from sklearn.datasets import load_digits
-from sweep import Data, Recipe, Run, State, class_accuracy, cross_entropy, train
 from torch import Tensor
 
 from hanops import HanStack
 from hanops.models import FCNet, Network
 from hanops.models.layers import start_orthogonal
+
+from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .options import RefusedError, amount, natural, positive, run_program
+from .sweep import Data, Recipe, Run, State, class_accuracy, cross_entropy, train
 
 CLASSES = 10
 BATCH = 256

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
-from options import device, natural
 
 import hanops
 from hanops._files import write_text
 
+from .options import device, natural
+
 if TYPE_CHECKING:
-    from sweep import Run
+    from .sweep import Run
 
 matplotlib.use("agg")
 
@@ -82,7 +83,7 @@ def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = Fa
 
 def command(program: str, words: Sequence[str]) -> str:
     """Returns a command as it is written down: without its output folder, and with DIR for folders of data."""
-    kept = [f"python examples/{program}"]
+    kept = [f"python -m examples.{program}"]
     rest = iter(words)
     for word in rest:
         if word == "--out":
@@ -107,7 +108,7 @@ def finite(value: Any) -> Any:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes a result, whole or not at all, with the command and the versions that made it."""
     made = {
-        "command": command(Path(sys.argv[0]).name, sys.argv[1:]),
+        "command": command(Path(sys.argv[0]).stem, sys.argv[1:]),
         "versions": {"hanops": hanops.__version__, "torch": torch.__version__},
         "threads": torch.get_num_threads(),
     }

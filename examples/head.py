@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy
 import torch
-from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
-from options import RefusedError, amount, natural, positive, run_program
-from sweep import Data, Recipe, Run, cross_entropy, train
 from torch import Tensor
 
 from hanops.models import HanNet, Network
+
+from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .options import RefusedError, amount, natural, positive, run_program
+from .sweep import Data, Recipe, Run, cross_entropy, train
 
 FEATURES = 2048  # of the made ones
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkerboard import board_options, learn, told
-from experiment import settings, write
 from matplotlib import pyplot
-from options import natural, run_program, whole
 
 from hanops.models import FCNet, HanNet, Network
+
+from .checkerboard import board_options, learn, told
+from .experiment import settings, write
+from .options import natural, run_program, whole
 
 WIDTHS = tuple(range(20, 101, 10))
 DEPTHS = (2, 4, 6, 8, 10, 15, 20, 25, 30)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
-from options import RefusedError
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .options import RefusedError
 
 Bytes = NDArray[numpy.uint8]
 

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import numpy
 import torch
-from experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, write
-from image_data import Augmented, Images, load, made
 from matplotlib import pyplot
-from options import RefusedError, amount, natural, positive, run_program, whole
-from sweep import Recipe, rate_at
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hanops.models import Mixer, mobilevit_xs, mobilevit_xxs
+
+from . import checkpoints
+from .experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, write
+from .image_data import Augmented, Images, load, made
+from .options import RefusedError, amount, natural, positive, run_program, whole
+from .sweep import Recipe, rate_at
 
 MIXERS = {  # MLP blocks and Han blocks after the stem
     "stem": (0, 0),

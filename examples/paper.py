@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import paper_figures as paper
-from experiment import command
-from options import RefusedError, natural, run_program
-from results import page, read
 from tqdm import tqdm
 
 from hanops._files import write_text
+
+from . import paper_figures as paper
+from .experiment import command
+from .options import RefusedError, natural, run_program
+from .results import page, read
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -59,64 +60,64 @@ def regression(table: str, part: str) -> Experiment:
     options = f"--table {table} --part {part} --whole"
     short = part == "0.8" and table in ("bikesharing", "calhousing", "elevators")
     reduced = f"{options} --epochs 60" if short else options
-    return Experiment(f"regression-{table}-{part}-whole", "regression.py", reduced, options, "tables", needed=True)
+    return Experiment(f"regression-{table}-{part}-whole", "regression", reduced, options, "tables", needed=True)
 
 
 def images(folder: str, model: str) -> Experiment:
     """Returns the experiment of an image network with the papers' options, which takes days on a CPU."""
-    return Experiment(f"images-{folder}-{model}", "images.py", None, f"--model {model}", folder, needed=True)
+    return Experiment(f"images-{folder}-{model}", "images", None, f"--model {model}", folder, needed=True)
 
 
 def made(model: str) -> Experiment:
     """Returns the experiment of a narrow image network on the set that the example makes."""
     options = f"--model {model} --channels 64 --epochs 10 --batch 64 --made 2000"
-    return Experiment(f"images-made-{model}", "images.py", options, options)
+    return Experiment(f"images-made-{model}", "images", options, options)
 
 
 IMAGES = ("cifar10", "cifar100", "stl10")
 UNSORTED = "hannet han-relu dense-abs dense-relu orth-abs orth-relu"  # to sort takes longer than all else
 EXPERIMENTS = [
-    Experiment("speed", "speed.py", "--iterations 20000 --seeds 1", "--seeds 5", alone=True),
+    Experiment("speed", "speed", "--iterations 20000 --seeds 1", "--seeds 5", alone=True),
     Experiment(
         "checkerboard-hannet",
-        "checkerboard.py",
+        "checkerboard",
         "--model hannet --seeds 10 --rates 0.01 0.025 0.05 0.075 0.1",
         "--model hannet --seeds 20",
     ),
-    Experiment("checkerboard-fcnet1", "checkerboard.py", "--model fcnet1 --rates 0.05 0.1 0.25", "--model fcnet1"),
-    Experiment("checkerboard-fcnet2", "checkerboard.py", None, "--model fcnet2"),
-    Experiment("checkerboard-fcnet3", "checkerboard.py", None, "--model fcnet3"),
+    Experiment("checkerboard-fcnet1", "checkerboard", "--model fcnet1 --rates 0.05 0.1 0.25", "--model fcnet1"),
+    Experiment("checkerboard-fcnet2", "checkerboard", None, "--model fcnet2"),
+    Experiment("checkerboard-fcnet3", "checkerboard", None, "--model fcnet3"),
     Experiment(
         "checkerboard-hannet-noise0.1",
-        "checkerboard.py",
+        "checkerboard",
         "--model hannet --noise 0.1",
         "--model hannet --noise 0.1",
     ),
     Experiment(
         "checkerboard-fcnet1-noise0.1",
-        "checkerboard.py",
+        "checkerboard",
         "--model fcnet1 --noise 0.1 --rates 0.025 --iterations 20000",
         "--model fcnet1 --noise 0.1",
     ),
-    Experiment("checkerboard-hannet-full", "checkerboard.py", None, "--model hannet --full"),
-    Experiment("checkerboard-fcnet1-full", "checkerboard.py", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation.py", f"--rates 0.01 0.05 --iterations 20000 --models {UNSORTED}", ""),
-    Experiment("heatmap", "heatmap.py", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
+    Experiment("checkerboard-hannet-full", "checkerboard", None, "--model hannet --full"),
+    Experiment("checkerboard-fcnet1-full", "checkerboard", None, "--model fcnet1 --full"),
+    Experiment("ablation", "ablation", f"--rates 0.01 0.05 --iterations 20000 --models {UNSORTED}", ""),
+    Experiment("heatmap", "heatmap", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
     Experiment(
         "variability",
-        "variability.py",
+        "variability",
         "--iterations 10000 --depths 5 15 27 35 --rates 0.01",
         "--iterations 40000",
     ),
-    Experiment("sines", "sines.py", "--width 100 --iterations 12000 --rates 0.005 0.01", ""),
-    Experiment("approximation", "approximation.py", "--rates 0.01 --decays 0", ""),
+    Experiment("sines", "sines", "--width 100 --iterations 12000 --rates 0.005 0.01", ""),
+    Experiment("approximation", "approximation", "--rates 0.01 --decays 0", ""),
     *(regression(table, part) for table in paper.REGRESSION for part in ("0.8", "0.2")),
-    Experiment("digits", "digits.py", "", "", "mnist"),
-    Experiment("robustness", "robustness.py", "", "", "mnist"),
+    Experiment("digits", "digits", "", "", "mnist"),
+    Experiment("robustness", "robustness", "", "", "mnist"),
     made("stem"),
     made("han16"),
     *(images(folder, model) for folder in IMAGES for model in (*paper.MIXERS, *paper.MOBILEVITS)),
-    Experiment("head-digits", "head.py", "--iterations 2000", "--iterations 2000"),
+    Experiment("head-digits", "head", "--iterations 2000", "--iterations 2000"),
 ]
 
 
@@ -194,7 +195,7 @@ def main() -> None:
             continue
         fresh = arguments.fresh or made_by is not None  # the checkpoints are of other options
         words += ["--out", str(out), *(["--fresh"] if fresh else [])]
-        calls[experiment.alone].append((line, [sys.executable, str(HERE / experiment.program), *words]))
+        calls[experiment.alone].append((line, [sys.executable, "-m", f"examples.{experiment.program}", *words]))
     run(calls[True], 1)
     run(calls[False], arguments.jobs)
     write_text(arguments.page, page(arguments.results))

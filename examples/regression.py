@@ -10,15 +10,16 @@ from typing import Any
 from zlib import crc32
 
 import torch
-from experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
-from options import RefusedError, fraction, natural, positive, run_program
 from sklearn.datasets import load_diabetes
-from sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 from torch import Tensor
 
 from hanops.metrics import activation_ratio
 from hanops.models import FCNet, HanNet, Network
+
+from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
+from .options import RefusedError, fraction, natural, positive, run_program
+from .sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 
 BATCH = 100
 MODELS: dict[str, Callable[[int], Network]] = {

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import paper_figures as paper
-from options import RefusedError
+from . import paper_figures as paper
+from .options import RefusedError
 
 HEAD = """# The papers' experiments, run with hanops
 
@@ -482,7 +482,8 @@ def not_run(results: Results) -> str:
     lines.append(
         f"ImageNet-64 ({networks}): too large for these machines; `hanops.models.mixer_imagenet64` builds them."
     )
-    lines.append("CIFAR-10 head on LaNet's features: the features were not at hand (`examples/head.py --data FILE`).")
+    at_hand = "the features were not at hand (`python -m examples.head --data FILE`)"
+    lines.append(f"CIFAR-10 head on LaNet's features: {at_hand}.")
     return "## Not run\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 

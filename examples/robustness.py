@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import torch
-from digits import dense, digits_options, han, learn, prepared
-from experiment import COLOURS, checkpoint, mean_and_spread, settings, write
 from foolbox.attacks import L2PGD, LinfPGD
 from foolbox.attacks.base import Attack
 from foolbox.attacks.carlini_wagner import L2CarliniWagnerAttack
 from foolbox.models.pytorch import PyTorchModel
 from matplotlib import pyplot
-from options import amount, natural, positive, run_program
-from sweep import class_accuracy, cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from hanops.models import Network
+
+from . import checkpoints
+from .digits import dense, digits_options, han, learn, prepared
+from .experiment import COLOURS, checkpoint, mean_and_spread, settings, write
+from .options import amount, natural, positive, run_program
+from .sweep import class_accuracy, cross_entropy
 
 REACH = 2.5  # how far all steps of an attack go together, in radii
 FIRST_MOVE = 0.001  # of TRADES: at the image itself the gradient is 0

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkerboard import POINTS, RATES, mesh
-from experiment import COLOURS, checkpoint, parser, settings, summary, write
 from matplotlib import pyplot
-from options import natural, positive, run_program, whole
-from sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 from torch import Tensor
 
 from hanops.models import FCNet, HanNet, Network
+
+from .checkerboard import POINTS, RATES, mesh
+from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .options import natural, positive, run_program, whole
+from .sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 
 FREQUENCIES, AMPLITUDES = (1.0, 8.0), (1.0, 0.5)
 

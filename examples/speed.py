@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from checkerboard import MODELS, RATES, accuracy, data
-from experiment import checkpoint, mean_and_spread, parser, settings, summary, write
-from options import run_program
-from sweep import Data, Recipe, Run, draw, mean_squared_error, rate_at, train
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import hanops
+
+from .checkerboard import MODELS, RATES, accuracy, data
+from .experiment import checkpoint, mean_and_spread, parser, settings, summary, write
+from .options import run_program
+from .sweep import Data, Recipe, Run, draw, mean_squared_error, rate_at, train
 
 RATE = 0.05  # of the networks that train alone
 

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from hanops.models import Network
+
+from . import checkpoints
 
 SAVE_SECONDS = 30.0
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam

@@ -1,6 +1,6 @@
 """Trains a HanNet on several processes, by DDP or FSDP2, and goes on from its last checkpoint where it was killed.
 
-`torchrun --nproc-per-node 2 examples/train_ddp.py`, or `python examples/train_ddp.py` alone.
+`torchrun --nproc-per-node 2 -m examples.train_ddp`, or `python -m examples.train_ddp` alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from checkpoints import check_progress
-from experiment import COLOURS, command, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
-from options import RefusedError, natural, positive, run_program
-from sweep import Recipe, rate_at
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -35,6 +31,11 @@ from tqdm import tqdm
 
 from hanops._files import write_text
 from hanops.models import HanNet
+
+from .checkpoints import check_progress
+from .experiment import COLOURS, command, mean_and_spread, parser, settings, write
+from .options import RefusedError, natural, positive, run_program
+from .sweep import Recipe, rate_at
 
 NAME = Path(__file__).stem
 CHECKSUMS = "sha256.json"
@@ -232,7 +233,7 @@ def main() -> None:
         launched = f"torchrun --nproc-per-node {size}" if "RANK" in os.environ else "python"
         errors = [run["error"] for run in runs]
         result = {
-            "command": command("train_ddp.py", sys.argv[1:]).replace("python", launched, 1),
+            "command": command("train_ddp", sys.argv[1:]).replace("python", launched, 1),
             "settings": settings(arguments),
             "processes": size,
             "parameters": runs[0]["parameters"],

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkerboard import POINTS, data, mesh
-from experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
 from matplotlib import pyplot
-from options import natural, positive, run_program
-from sweep import Recipe, Run, mean_squared_error, train
 from torch import nn
 
 from hanops.metrics import variability
 from hanops.models import FCNet, HanNet, Network
+
+from .checkerboard import POINTS, data, mesh
+from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
+from .options import natural, positive, run_program
+from .sweep import Recipe, Run, mean_squared_error, train
 
 COLLAPSED = 1e-9  # a variability below this is rounding in float64
 STARTS = 100  # random networks of each depth

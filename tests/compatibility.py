@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from accuracy import relative
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hanops
 from hanops.definition import reference
+
+from .accuracy import relative
 
 BACKENDS = ("cpu", "cuda", "triton", "torch")
 F64 = torch.float64

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import emulation
 import hypothesis
 import numpy
 import pytest
 import torch
-from processes import Processes
 
 import hanops
 from hanops import backends
 from hanops.backends.native import native
+
+from . import emulation
+from .processes import Processes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 

@@ -1,4 +1,4 @@
-"""Calls hanops with arguments that nobody thought of: `python tests/fuzz.py --cases 20000 --backend cpu --seed 1`.
+"""Calls hanops with arguments that nobody thought of: `python -m tests.fuzz --cases 20000 --backend cpu --seed 1`.
 
 Cases run in a process of its own: one that crashes or hangs is reported, and the next one gets a new process.
 """
@@ -22,12 +22,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import hypothesis
-from fuzz_cases import Case, Given, cases  # noqa: F401  Given: of cases that are given
-from fuzz_check import check
-from fuzz_compare import NEAR, Outcome
 from hypothesis import HealthCheck, Phase, settings
 
 import hanops
+
+from .fuzz_cases import Case, Given, cases  # noqa: F401  Given: of cases that are given
+from .fuzz_check import check
+from .fuzz_compare import NEAR, Outcome
 
 BACKENDS = ("cpu", "torch", "cuda", "triton")
 SECONDS = 120.0  # after which a case counts as hung
@@ -44,7 +45,7 @@ def work(backend: str, pipe: Connection, run: Callable[[Case], Outcome]) -> None
     numpy.seterr(all="ignore")
     torch.use_deterministic_algorithms(True)  # what comes uninitialised is NaN
     if backend == "cuda":
-        import emulation
+        from . import emulation
 
         emulation.load()
     with hanops.use_backend(backend):

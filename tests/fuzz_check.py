@@ -10,14 +10,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from accuracy import Problem, activations, assert_same, near_kinks
-from fuzz_cases import SMALL, Case, Given, make
-from fuzz_compare import NEAR, Outcome, Stack, compared
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hanops
 from hanops.definition.signs import is_chunked, sign_bytes, unpack
+
+from .accuracy import Problem, activations, assert_same, near_kinks
+from .fuzz_cases import SMALL, Case, Given, make
+from .fuzz_compare import NEAR, Outcome, Stack, compared
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TRIES = 4

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from accuracy import Problem, activations, assert_same, compare, near_kinks
-from fuzz_cases import SMALL, Case
 from torch import Tensor
 
 from hanops.definition import reference
+
+from .accuracy import Problem, activations, assert_same, compare, near_kinks
+from .fuzz_cases import SMALL, Case
 
 NEAR = "too near to kinks"  # of a right outcome that was not compared
 MASKED = 0.05  # of a case's rows may lie near a kink

@@ -1,6 +1,6 @@
 """Runs the CPU kernels in guarded memory: every tile's edge, storage, combination of needs and instruction set.
 
-    python tests/guarded.py pairwise|full|sweep [--seed N]
+    python -m tests.guarded pairwise|full|sweep [--seed N]
 
 runs cases in a process for each instruction set, whose tensors and scratch end where a page faults. `pairwise` has
 every pair of values of two factors in some case, `full` every width with every number of rows, storage and combination
@@ -22,14 +22,14 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-import accuracy
-import emulation
 import torch
-from accuracy import Problem, Stack, check, leave_kinks, near_kinks, problem
 from torch import Tensor
 
 from hanops.backends.native import native
 from hanops.definition import reference
+
+from . import accuracy, emulation
+from .accuracy import Problem, Stack, check, leave_kinks, near_kinks, problem
 
 CAPABILITIES = {"DEFAULT": "default", "AVX2": "avx2", "AVX512": "avx512"}
 MOST_FEATURES = 2200
@@ -230,7 +230,7 @@ def run_child(kind: str, instruction_set: str, seed: int = 0) -> tuple[int, str]
     emulation.build("guarded_memory")
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder) / "case"
-        command = [sys.executable, __file__, kind, "--seed", str(seed), "--child", str(last)]
+        command = [sys.executable, "-m", "tests.guarded", kind, "--seed", str(seed), "--child", str(last)]
         done = subprocess.run(command, env=environment(instruction_set), capture_output=True, text=True)
         case = f"\nin the case {last.read_text()}" if done.returncode and last.exists() else ""
     return done.returncode, f"{done.stdout}{done.stderr}{case}"

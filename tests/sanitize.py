@@ -1,6 +1,6 @@
 """Builds the native code for a sanitizer, in build/sanitize, and runs tests under it.
 
-    python tests/sanitize.py [ci|address|thread] ...
+    python -m tests.sanitize [ci|address|thread] ...
 
 `ci` is what CI runs: the baseline kernels and the CUDA emulator, at -O1, under AddressSanitizer and
 UndefinedBehaviorSanitizer. `address` has every instruction set and more tests, `thread` what threads share under

@@ -13,20 +13,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 
-import bench_han_stack  # noqa: E402
-import ceilings  # noqa: E402
-import exponents  # noqa: E402
-import measure  # noqa: E402
-import plots  # noqa: E402
-import ratios  # noqa: E402
-import report  # noqa: E402
-import rivals  # noqa: E402
-import table  # noqa: E402
-from cases import (  # noqa: E402
+import hanops  # noqa: E402
+from benchmarks import bench_han_stack, ceilings, exponents, measure, plots, ratios, report, rivals, table  # noqa: E402
+from benchmarks.cases import (  # noqa: E402
     BF16,
     COPY,
     DEEP,
@@ -43,8 +35,6 @@ from cases import (  # noqa: E402
     gpu_groups,
     groups_of,
 )
-
-import hanops  # noqa: E402
 
 CPU = torch.device("cpu")
 

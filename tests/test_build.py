@@ -9,11 +9,12 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
-import test_compatibility
 import torch
 
 import hanops
 from hanops.backends.native import native
+
+from . import test_compatibility
 
 PACKAGE = Path(hanops.__file__).parent
 
@@ -27,8 +28,8 @@ assert [str(w.message) for w in caught if "native" in str(w.message)] == [
     "hanops was built without native code (HANOPS_NO_NATIVE): its ops run in plain torch, slowly"
 ], caught
 import sys, torch, pytest
-sys.path.insert(0, {tests!r})
-from accuracy import check, problem
+sys.path.append({root!r})  # after the copy of hanops
+from tests.accuracy import check, problem
 from hanops.backends.native import native
 assert native is None
 assert hanops.explain(torch.ones(1, 2), torch.ones(1, 2)).backend == "torch"
@@ -71,7 +72,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_native_code(tmp_path):
     rows = [module.__file__ for module in test_compatibility.MODULES]
-    done = run(copy_of_package(tmp_path), SCRIPT.format(tests=str(Path(__file__).parent), rows=rows))
+    done = run(copy_of_package(tmp_path), SCRIPT.format(root=str(Path(__file__).parent.parent), rows=rows))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

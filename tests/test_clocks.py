@@ -3,9 +3,10 @@
 import time
 from types import SimpleNamespace
 
-import clocks
 import pytest
 import torch
+
+from benchmarks import clocks
 
 GPU = torch.device("cuda")
 # Knows no MIG and refuses all for it, as an old one does; says [N/A] of the power, as in some containers.

@@ -1,19 +1,18 @@
 """make bench-compare: its statistics, its workers in turns, the base's worktree, and when it refuses."""
 
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import compare
 import pytest
 import torch
-from cases import Case
 
 import hanops
+from benchmarks import compare
+from benchmarks.cases import Case
 from hanops.backends.native import native
 
 PACKAGE = Path(hanops.__file__).parent
@@ -135,10 +134,11 @@ def test_worker_needs_no_new_module(tmp_path):
     """The base may be of any revision, with none of this tree's newer modules."""
     (tmp_path / "hanops").mkdir()
     (tmp_path / "hanops" / "__init__.py").touch()
-    script = "import compare_worker, sys; print([name for name in sys.modules if name.startswith('hanops.')])"
-    path = os.pathsep.join(filter(None, [str(compare.WORKER.parent), os.environ.get("PYTHONPATH")]))
-    command, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    script = (
+        f"import runpy, sys; runpy.run_path({str(compare.WORKER)!r});"
+        "print([name for name in sys.modules if name.startswith(('hanops.', 'benchmarks'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 
 

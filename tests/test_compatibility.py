@@ -1,14 +1,11 @@
-"""Writes docs/compatibility.md, `python tests/test_compatibility.py`, and tests that it is up to date."""
+"""Writes docs/compatibility.md, `python -m tests.test_compatibility`, and tests that it is up to date."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import test_compile_and_export
-import test_derivatives
-import test_life_of_a_module
-import test_mixed_precision
-from compatibility import BACKENDS, ROWS
+from . import test_compile_and_export, test_derivatives, test_life_of_a_module, test_mixed_precision
+from .compatibility import BACKENDS, ROWS
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 MODULES = [test_compile_and_export, test_derivatives, test_mixed_precision, test_life_of_a_module]
@@ -20,14 +17,14 @@ def page() -> str:
         "# What HanStack works with",
         "",
         "Each row is a test, which `make test` runs for every backend and compares with the float64 reference.",
-        "`python tests/test_compatibility.py` writes this page from those tests.",
+        "`python -m tests.test_compatibility` writes this page from those tests.",
         "",
         "Without a GPU, `cuda` runs in an emulator and `triton` in its interpreter. The backend is chosen inside the",
         "op, so no graph depends on it. Builds without native code pass the tests of `torch` too.",
     ]
     for module in (m.__name__ for m in MODULES):
         for group in dict.fromkeys(r.group for r in ROWS if r.module == module):
-            lines += ["", f"## {group}", "", f"Tests of `tests/{module}.py`.", ""]
+            lines += ["", f"## {group}", "", f"Tests of `{module.replace('.', '/')}.py`.", ""]
             lines += [f"| feature | {' | '.join(BACKENDS)} | test |", "|---" * 6 + "|"]
             lines += [str(r) for r in ROWS if r.group == group]
     return "\n".join(lines) + "\n"

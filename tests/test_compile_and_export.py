@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from compatibility import BACKENDS, F64, close, gradients, network, row, stacks, truth_of
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
 import hanops
 from hanops.definition import reference
+
+from .compatibility import BACKENDS, F64, close, gradients, network, row, stacks, truth_of
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 

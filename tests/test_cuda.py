@@ -7,13 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import emulation
 import pytest
 import torch
-from accuracy import check, problem, stack
 
 import hanops
 from hanops.profiling import resources
+
+from . import emulation
+from .accuracy import check, problem, stack
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from compatibility import F64, Recorder, close, network, row, stacks, truth_of
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 import hanops
 from hanops.definition import reference
+
+from .compatibility import F64, Recorder, close, network, row, stacks, truth_of
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 

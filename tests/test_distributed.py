@@ -12,17 +12,18 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-import wire
-from accuracy import check, problem
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.func import functional_call
-from wire import Wire
 
 import hanops
+from benchmarks import wire
+from benchmarks.wire import Wire
 from hanops.distributed import ShardFeatures, shard_features
+
+from .accuracy import check, problem
 
 SETTINGS: list[dict[str, Any]] = [
     {"features": 64},

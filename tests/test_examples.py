@@ -13,12 +13,12 @@ from hanops.models import HanNet
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
-checkerboard = pytest.importorskip("checkerboard")
+checkerboard = pytest.importorskip("examples.checkerboard")
 
-from experiment import best, mean_and_spread, summary  # noqa: E402
-from sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
+from examples.experiment import best, mean_and_spread, summary  # noqa: E402
+from examples.sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 RUNS = [Run(seed, rate) for rate in (0.02, 0.05) for seed in (0, 1)]
 
 
@@ -78,7 +78,7 @@ def test_groups_train_as_single_runs_do():
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     points = checkerboard.data(RUNS, full=False, noise=0.0, device="cpu")
     checkpoint = tmp_path / "state.pt"
-    monkeypatch.setattr("sweep.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("examples.sweep.SAVE_SECONDS", 0.0)
     calls = 0
 
     def interrupted(outputs, targets):
@@ -164,7 +164,8 @@ def test_epochs():
 def test_checkerboard(model, tmp_path):
     command = [
         sys.executable,
-        str(EXAMPLES / "checkerboard.py"),
+        "-m",
+        "examples.checkerboard",
         "--model",
         model,
         "--iterations",
@@ -173,7 +174,7 @@ def test_checkerboard(model, tmp_path):
         "2",
     ]
     command += ["--rates", "0.05", "0.1", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     result = json.loads((tmp_path / f"checkerboard-{model}.json").read_text())

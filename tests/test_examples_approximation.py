@@ -11,14 +11,13 @@ import torch
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
-approximation = pytest.importorskip("approximation")
+approximation = pytest.importorskip("examples.approximation")
 
-from experiment import best  # noqa: E402
-from sweep import Recipe, Run, root_mean_squared_error, train  # noqa: E402
-
+from examples.experiment import best  # noqa: E402
+from examples.sweep import Recipe, Run, root_mean_squared_error, train  # noqa: E402
 from hanops import HanStack  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 
 
 def test_networks():
@@ -72,8 +71,8 @@ def test_a_diverged_network_is_never_the_best():
 def test_approximation(tmp_path, monkeypatch):
     options = ["--epochs", "2", "--every", "1", "--seeds", "2", "--width", "8", "--rates", "0.01", "0.1"]
     options += ["--decays", "0", "--out", str(tmp_path)]
-    command = [sys.executable, str(EXAMPLES / "approximation.py"), *options, "--inputs", "2"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "examples.approximation", *options, "--inputs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("RMSE") == 4
     first = json.loads((tmp_path / "approximation.json").read_text())["results"]

@@ -16,9 +16,9 @@ from hanops.definition.reference import han_stack
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
-digits = pytest.importorskip("digits")
+digits = pytest.importorskip("examples.digits")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 
 
 def idx(array: torch.Tensor) -> bytes:
@@ -107,9 +107,9 @@ def test_network():
 
 
 def test_digits(folder, tmp_path, monkeypatch):
-    command = [sys.executable, str(EXAMPLES / "digits.py"), "--data", str(folder), "--train", "260", "--out"]
+    command = [sys.executable, "-m", "examples.digits", "--data", str(folder), "--train", "260", "--out"]
     command += [str(tmp_path), "--seeds", "2", "--epochs", "7", "--depths", "1", "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MNIST: 12 pixels, 260 images train, 80 test" in done.stdout
     result = json.loads((tmp_path / "digits.json").read_text())

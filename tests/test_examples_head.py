@@ -13,9 +13,9 @@ from hanops.models import HanHead
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
-head = pytest.importorskip("head")
+head = pytest.importorskip("examples.head")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 
 
 def test_head_is_the_papers():
@@ -62,7 +62,7 @@ def test_head(tmp_path):
     x, y = numpy.random.default_rng(0).normal(size=(60, 8)).astype(numpy.float32), numpy.arange(60) % 3
     numpy.savez(file, x=x[:40], y=y[:40], test_x=x[40:], test_y=y[40:])
     words = ["--iterations", "20", "--batch", "16", "--seeds", "2", "--data", str(file), "--out", str(tmp_path)]
-    done = subprocess.run([sys.executable, str(EXAMPLES / "head.py"), *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "examples.head", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "head-small.json").read_text())
     assert result["rows"] == {"train": 40, "test": 20, "features": 8}

@@ -19,9 +19,9 @@ from hanops.models import mixer_cifar, mixer_stl10, mobilevit_xs, mobilevit_xxs
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
-images = pytest.importorskip("images")
+images = pytest.importorskip("examples.images")
 
-from image_data import (  # noqa: E402
+from examples.image_data import (  # noqa: E402
     FILES,
     GREY,
     RANDAUGMENT,
@@ -35,7 +35,7 @@ from image_data import (  # noqa: E402
     randaugment,
 )
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 
 
 class Python2Pickler(pickle._Pickler):
@@ -301,8 +301,8 @@ def test_an_interrupted_training_goes_on(model, amp, tmp_path, monkeypatch):
 
 def test_images(tmp_path):
     words = ["--model", "han16", "--channels", "16", "--made", "120", "--epochs", "2", "--batch", "60", "--seeds", "2"]
-    command = [sys.executable, str(EXAMPLES / "images.py"), *words, "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "examples.images", *words, "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "made images, 2 seeds" in done.stdout
     result = json.loads((tmp_path / "images-made-han16.json").read_text())
@@ -313,7 +313,7 @@ def test_images(tmp_path):
         errors = result[f"top-1 error, {key}"]
         assert len(errors) == 2
         assert result[f"top-1 error, {key}, mean and spread"][0] == pytest.approx(sum(errors) / 2)
-    assert result["command"] == "python examples/images.py " + " ".join(words)
+    assert result["command"] == "python -m examples.images " + " ".join(words)
     assert (tmp_path / "images-made-han16.png").stat().st_size > 10_000
 
 

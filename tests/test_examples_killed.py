@@ -18,11 +18,13 @@ import torch
 for package in ("tqdm", "matplotlib", "PIL"):
     pytest.importorskip(package)
 
-import checkpoints  # noqa: E402
+from examples import checkpoints  # noqa: E402
 
 # A server imports torch and the programs once; each run is a fork of it.
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "checkerboard", "images", "hanops.distributed", "torch.distributed.fsdp"])
+_context.set_forkserver_preload(
+    ["pytest", "examples.checkerboard", "examples.images", "hanops.distributed", "torch.distributed.fsdp"]
+)
 
 COMMANDS = {
     "checkerboard": ["--iterations", "500", "--seeds", "2", "--rates", "0.02", "0.05"],
@@ -38,15 +40,15 @@ KILLS = 6
 
 def learn(program: str, out: str) -> None:
     """Runs a program in this process, and saves at each evaluation."""
-    from options import run_program
+    from examples.options import run_program
 
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.chdir(out)
     sys.stderr = sys.stdout = open("printed", "a")  # noqa: SIM115
-    importlib.import_module("sweep").SAVE_SECONDS = 0.0
+    importlib.import_module("examples.sweep").SAVE_SECONDS = 0.0
     sys.argv = [f"examples/{program}.py", *COMMANDS[program], "--out", out]
-    run_program(importlib.import_module(program).main)
+    run_program(importlib.import_module(f"examples.{program}").main)
 
 
 def started(program: str, out: Path) -> Any:

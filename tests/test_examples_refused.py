@@ -13,20 +13,18 @@ from hanops.models import FCNet, Network
 for package in ("tqdm", "matplotlib", "sklearn", "foolbox"):
     pytest.importorskip(package)
 
-import checkpoints  # noqa: E402
-import experiment  # noqa: E402
-import regression  # noqa: E402
-from images import Training  # noqa: E402
-from options import RefusedError, run_program  # noqa: E402
-from robustness import Finished  # noqa: E402
-from sweep import Data, Recipe, Run, mean_squared_error, train  # noqa: E402
+from examples import checkpoints, experiment, regression  # noqa: E402
+from examples.images import Training  # noqa: E402
+from examples.options import RefusedError, run_program  # noqa: E402
+from examples.robustness import Finished  # noqa: E402
+from examples.sweep import Data, Recipe, Run, mean_squared_error, train  # noqa: E402
 
 
 def refused(monkeypatch, capsys, program: str, *words: object) -> str:
     """Returns what a program prints as an error that ends it, but for its usage."""
     monkeypatch.setattr(sys, "argv", [f"examples/{program}.py", *map(str, words)])
     with pytest.raises(SystemExit) as exit:
-        run_program(importlib.import_module(program).main)
+        run_program(importlib.import_module(f"examples.{program}").main)
     assert exit.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -153,7 +151,7 @@ def test_a_result_that_is_no_result(monkeypatch, capsys, tmp_path):
 
 
 def test_the_page_is_replaced_whole(monkeypatch, tmp_path):
-    import paper
+    from examples import paper
 
     def broken(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")

@@ -14,11 +14,11 @@ from hanops.models import FCNet, HanNet
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 metrics = pytest.importorskip("sklearn.metrics")
-regression = pytest.importorskip("regression")
+regression = pytest.importorskip("examples.regression")
 
-from sweep import Data, Recipe, Run, root_mean_squared_error, train  # noqa: E402
+from examples.sweep import Data, Recipe, Run, root_mean_squared_error, train  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 
 
 def table(rows: int = 130) -> torch.Tensor:
@@ -101,8 +101,8 @@ def test_figures():
 
 def test_regression(folder, monkeypatch):
     options = ["--data", str(folder), "--epochs", "3", "--every", "2", "--seeds", "2", "--out", str(folder / "out")]
-    command = [sys.executable, str(EXAMPLES / "regression.py"), *options, "--model", "hannet"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "examples.regression", *options, "--model", "hannet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test RMSE") == 2
     first = {name: json.loads((folder / f"out/regression-{name}-0.8.json").read_text()) for name in ("other", "small")}

@@ -15,13 +15,14 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("foolbox")
-robustness = pytest.importorskip("robustness")
+robustness = pytest.importorskip("examples.robustness")
 
-import checkpoints  # noqa: E402
 from foolbox.attacks import L2PGD, L2CarliniWagnerAttack, LinfPGD  # noqa: E402
-from sweep import Data, Recipe, Run, class_accuracy, cross_entropy, train  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from examples import checkpoints  # noqa: E402
+from examples.sweep import Data, Recipe, Run, class_accuracy, cross_entropy, train  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
 
 
 class Linear(Network):
@@ -160,7 +161,7 @@ def test_groups_are_attacked_as_single_networks(monkeypatch):
 
 
 def test_an_interrupted_training_goes_on_with_its_random_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("examples.sweep.SAVE_SECONDS", 0.0)
     runs = [Run(0, 0.01), Run(1, 0.01)]
     data = Data(*rows(2, 40), *rows(2, 10))
     options = {"batch": 8, "epochs": True, "optimizer": "adam", "every": 5, "loss": cross_entropy}
@@ -199,10 +200,10 @@ def test_finished(tmp_path):
 
 
 def test_robustness(tmp_path, monkeypatch):
-    command = [sys.executable, str(EXAMPLES / "robustness.py"), "--seeds", "2", "--epochs", "2", "--depth", "3"]
+    command = [sys.executable, "-m", "examples.robustness", "--seeds", "2", "--epochs", "2", "--depth", "3"]
     command += ["--images", "20", "--pgd-steps", "3", "--cw-steps", "4", "--steps", "2", "--cw", "1"]
     command += ["--out", str(tmp_path)]
-    done = subprocess.run([*command, "--linf", "0.1"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--linf", "0.1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1,000 images train, 20 of the others are attacked" in done.stdout
     result = json.loads((tmp_path / "robustness.json").read_text())

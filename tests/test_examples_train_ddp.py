@@ -21,9 +21,9 @@ from torch import Tensor
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 
-import train_ddp
+from examples import train_ddp
 
-PROGRAM = Path(train_ddp.__file__)
+ROOT = Path(__file__).parent.parent
 SMALL = {"seeds": 1, "iterations": 200, "every": 25, "width": 8, "depth": 5, "batch": 8}
 REST = {"rate": 0.05, "device": "cpu", "fsdp": False, "fresh": False}
 
@@ -58,11 +58,12 @@ def undisturbed(pools, tmp_path_factory):
 
 
 def start(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(PROGRAM)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "examples.train_ddp"]
     for name, value in SMALL.items():
         command += [f"--{name}", str(value)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, "--out", str(out)], **pipes)
+    return subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, **pipes)
 
 
 def workers(agent: int) -> list[int]:
@@ -91,7 +92,7 @@ def test_killed_processes_end_with_the_same_losses(undisturbed, tmp_path):
     resumed = json.loads((tmp_path / "train_ddp.json").read_text())
     assert resumed["losses of each seed"][0] == pytest.approx(undisturbed["losses"], rel=1e-6)
     assert resumed["error of each seed"] == pytest.approx([undisturbed["error"]], rel=1e-6)
-    assert resumed["command"].startswith("torchrun --nproc-per-node 2 examples/train_ddp.py --seeds 1")
+    assert resumed["command"].startswith("torchrun --nproc-per-node 2 -m examples.train_ddp --seeds 1")
     assert resumed["processes"] == 2
     assert (tmp_path / "train_ddp.png").stat().st_size > 10_000
 

@@ -4,13 +4,13 @@ import os
 import time
 from dataclasses import replace
 
-import fuzz
-import fuzz_check
 import hypothesis
 import pytest
-from fuzz_cases import LAYOUTS, Case, Given, cases
-from fuzz_check import check
-from fuzz_compare import MASKED, Outcome
+
+from . import fuzz, fuzz_check
+from .fuzz_cases import LAYOUTS, Case, Given, cases
+from .fuzz_check import check
+from .fuzz_compare import MASKED, Outcome
 
 CASES = {"cpu": 900, "torch": 150, "cuda": 60, "triton": 25}
 

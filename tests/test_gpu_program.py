@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from benchmarks import compare_programs, gpu, nvidia, prepare
+from benchmarks.parts import GRACE, Call, Part, longest, stages_of
 
-import compare_programs  # noqa: E402
-import gpu  # noqa: E402
-import nvidia  # noqa: E402
-import prepare  # noqa: E402
-from parts import GRACE, Call, Part, longest, stages_of  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 
 def python(script: str) -> tuple[str, ...]:
@@ -404,7 +400,7 @@ open(sys.argv[sys.argv.index("--json") + 1], "w").write({json.dumps(found)!r})
 
 
 def test_wrong_arguments():
-    command = [sys.executable, "-S", ROOT / "benchmarks" / "gpu.py", "third", "--out", "x"]
+    command = [sys.executable, "-S", "-m", "benchmarks.gpu", "third", "--out", "x"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "third" in done.stderr

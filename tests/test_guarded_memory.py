@@ -4,9 +4,9 @@ import signal
 import subprocess
 import sys
 
-import emulation
-import guarded
 import pytest
+
+from . import emulation, guarded
 
 pytestmark = pytest.mark.skipif(not emulation.available(), reason="the native code was not built here")
 INSTRUCTION_SETS = guarded.instruction_sets() if emulation.available() else []

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from accuracy import Problem, assert_same, check, problem, relative, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanops
 from hanops.backends.native import native
 from hanops.definition import reference
+
+from .accuracy import Problem, assert_same, check, problem, relative, stack
 
 
 @pytest.mark.parametrize("features", [1, 7, 30, 127, 200, 333, 784, 1000, 1025, 4097])

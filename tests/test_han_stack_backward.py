@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from accuracy import problem, stack
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import hanops
 from hanops.definition.signs import is_chunked, sign_bytes
+
+from .accuracy import problem, stack
 
 forward = torch.ops.hanops.han_stack_forward
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from accuracy import Problem, assert_same, check, problem, relative, stack
 from torch import Tensor
 
 import hanops
 from hanops.backends.native import native
 from hanops.definition import reference
+
+from .accuracy import Problem, assert_same, check, problem, relative, stack
 
 
 def test_derivative_at_zero_is_the_sign_bit(backend, device):

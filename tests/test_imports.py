@@ -1,6 +1,8 @@
 """Which room of hanops may import which other: the arrows run one way, from what users call to the definition."""
 
 import ast
+import importlib.util
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import hanops
 
 PACKAGE = Path(hanops.__file__).parent
+ROOT = Path(__file__).parent.parent
 ARROWS = {
     "definition": "",
     "backends": "definition _C",
@@ -63,6 +66,17 @@ def wrong_arrows(module: str, source: str) -> list[str]:
             if (room := room_of(known)) not in (own, *ARROWS.get(own, "").split()):
                 wrong.append(f"{module} -> {room}")
     return wrong
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
+def test_modules_beside_the_package_have_no_bare_name(folder):
+    """`import table` finds nothing: a module is benchmarks.table, wherever a program or a test is started."""
+    names = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__"}
+    for name in sorted(names):
+        spec = getattr(sys.modules[name], "__spec__", None) if name in sys.modules else importlib.util.find_spec(name)
+        file = spec.origin if spec else None
+        assert file is None or ROOT / folder not in Path(file).parents, f"{name} is {file}"
+    assert importlib.util.find_spec(f"{folder}.{min(names)}")
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
-import emulation
 import pytest
 import torch
-from compatibility import close, gradients, network, row, truth_of
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import hanops
 from hanops.definition import reference
+
+from . import emulation
+from .compatibility import close, gradients, network, row, truth_of
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 

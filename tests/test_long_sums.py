@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from accuracy import eager_runs, leave_kinks, problem, relative, stack
 
 from hanops.definition import reference
+
+from .accuracy import eager_runs, leave_kinks, problem, relative, stack
 
 
 @pytest.mark.only("cuda", "triton", "cpu", interpreted=False)

@@ -1,11 +1,12 @@
 """What nvcc made of the CUDA kernels' reads and writes of rows, by hanops.profiling.machine_code; no GPU is needed."""
 
-import emulation
 import pytest
-from test_cuda import emulated, kernels_in_the_tables, needs_nvcc
 
 from hanops.profiling import machine_code
 from hanops.profiling.machine_code import Instruction
+
+from . import emulation
+from .test_cuda import emulated, kernels_in_the_tables, needs_nvcc
 
 
 @needs_nvcc

@@ -12,14 +12,15 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import product
 
-import emulation
 import pytest
 import torch
-from accuracy import Problem, activations, assert_same, check, problem, stack, within_rounding
 from torch import Tensor
 
 from hanops.backends.native import native
 from hanops.definition import signs
+
+from . import emulation
+from .accuracy import Problem, activations, assert_same, check, problem, stack, within_rounding
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 STORAGES = (torch.float32, torch.bfloat16, torch.float16)

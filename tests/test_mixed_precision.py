@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compatibility import F64, Recorder, close, gradients, row, truth_of
 from torch import nn
 
 import hanops
 from hanops.definition import reference
+
+from .compatibility import F64, Recorder, close, gradients, row, truth_of
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 HALVES = [torch.bfloat16, torch.float16]

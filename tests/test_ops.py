@@ -2,15 +2,16 @@
 
 from importlib.util import find_spec
 
-import emulation
 import pytest
 import torch
-from accuracy import problem
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 import hanops
 from hanops.definition import checks
+
+from . import emulation
+from .accuracy import problem
 
 ops_under_test = torch.ops.hanops
 han_stack = ops_under_test.han_stack.default

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from accuracy import problem
-from test_ops import SUFFIXES, op_of
 
 import hanops
 from hanops.definition import checks
+
+from .accuracy import problem
+from .test_ops import SUFFIXES, op_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CS. tensor support"),

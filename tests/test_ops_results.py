@@ -4,10 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from test_ops import SUFFIXES, op_of
 from torch.library import opcheck
 
 import hanops
+
+from .test_ops import SUFFIXES, op_of
 
 needs_expecttest = pytest.mark.skipif(find_spec("expecttest") is None, reason="opcheck needs expecttest")
 

@@ -15,12 +15,8 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-import paper
-import results
-import sines
-import variability
-from checkerboard import mesh
-
+from examples import paper, results, sines, variability
+from examples.checkerboard import mesh
 from hanops.models import FCNet
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 
 def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: object) -> None:
     """Runs an example in this process."""
-    monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
-    importlib.import_module(program.removesuffix(".py")).main()
+    monkeypatch.setattr(sys, "argv", [f"examples/{program}.py", *map(str, words)])
+    importlib.import_module(f"examples.{program}").main()
 
 
 @pytest.mark.parametrize("kind", ["reduced", "full"])
@@ -39,7 +35,7 @@ def test_a_program_takes_its_options(experiment, kind, monkeypatch):
     options = getattr(experiment, kind)
     if options is None:
         return
-    if experiment.program in ("robustness.py",):
+    if experiment.program in ("robustness",):
         pytest.importorskip("foolbox")
     taken = []
 
@@ -84,7 +80,7 @@ def test_data_folders(tmp_path):
 
 
 def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paper, "EXPERIMENTS", [paper.Experiment("one", "one.py", "--rates 1", None)])
+    monkeypatch.setattr(paper, "EXPERIMENTS", [paper.Experiment("one", "one", "--rates 1", None)])
     monkeypatch.setattr(paper, "page", lambda folder: "page")
     calls, status = [], 0
 
@@ -93,22 +89,22 @@ def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
         assert 1 <= int(env["OMP_NUM_THREADS"]) < max(2, os.cpu_count())
         out = Path(command[command.index("--out") + 1])
         out.mkdir(parents=True, exist_ok=True)
-        (out / "one.json").write_text(json.dumps({"command": "python examples/one.py --rates 1"}))
+        (out / "one.json").write_text(json.dumps({"command": "python -m examples.one --rates 1"}))
         return SimpleNamespace(returncode=status, stdout="one\n", stderr="a reason")
 
     monkeypatch.setattr(paper.subprocess, "run", program)
     words = ["--results", tmp_path, "--page", tmp_path / "page.md"]
-    run(monkeypatch, "paper.py", *words)
-    assert calls == [[str(paper.HERE / "one.py"), "--rates", "1", "--out", str(tmp_path / "reduced")]]
-    run(monkeypatch, "paper.py", *words)
+    run(monkeypatch, "paper", *words)
+    assert calls == [["-m", "examples.one", "--rates", "1", "--out", str(tmp_path / "reduced")]]
+    run(monkeypatch, "paper", *words)
     assert len(calls) == 1
     assert "done before" in capsys.readouterr().out
-    run(monkeypatch, "paper.py", *words, "--fresh")
+    run(monkeypatch, "paper", *words, "--fresh")
     assert calls[1][-1] == "--fresh"
     assert (tmp_path / "page.md").read_text() == "page"
     status = 1
-    with pytest.raises(ValueError, match=r"one.py --rates 1 failed:\na reason"):
-        run(monkeypatch, "paper.py", *words, "--fresh")
+    with pytest.raises(ValueError, match=r"examples\.one --rates 1 failed:\na reason"):
+        run(monkeypatch, "paper", *words, "--fresh")
 
 
 def test_the_page_is_of_the_results():
@@ -141,7 +137,7 @@ def test_full_results_come_first(tmp_path):
 
 def test_ablation(tmp_path, monkeypatch):
     words = ["--seeds", 2, "--rates", 0.05, "--iterations", 10, "--out", tmp_path]
-    run(monkeypatch, "ablation.py", *words, "--models", "hannet", "orth-abs")
+    run(monkeypatch, "ablation", *words, "--models", "hannet", "orth-abs")
     found = json.loads((tmp_path / "ablation.json").read_text())["models"]
     assert [found[model]["parameters"] for model in found] == [3032, 17822]
     assert (tmp_path / "ablation.png").exists()
@@ -149,7 +145,7 @@ def test_ablation(tmp_path, monkeypatch):
 
 def test_heatmap(tmp_path, monkeypatch):
     words = ["--seeds", 2, "--rates", 0.05, "--iterations", 5, "--out", tmp_path]
-    run(monkeypatch, "heatmap.py", *words, "--widths", 20, 30, "--depths", 2, 4)
+    run(monkeypatch, "heatmap", *words, "--widths", 20, 30, "--depths", 2, 4)
     cells = json.loads((tmp_path / "heatmap.json").read_text())["cells"]
     assert [(c["depth"], c["width"]) for c in cells["hannet"]] == [(2, 20), (2, 30), (4, 20), (4, 30)]
     assert cells["fcnet"][3]["parameters"] == sum(p.numel() for p in FCNet(2, 30, 4, 2).parameters())
@@ -164,7 +160,7 @@ def test_sines(tmp_path, monkeypatch):
     )
     run(
         monkeypatch,
-        "sines.py",
+        "sines",
         "--width",
         20,
         "--depth",
@@ -205,7 +201,7 @@ def test_collapse(monkeypatch):
 def test_variability(tmp_path, monkeypatch):
     monkeypatch.setattr(variability, "STARTS", 3)
     words = ["--seeds", 2, "--rates", 0.01, 0.02, "--iterations", 5, "--depths", 2, 4, "--out", tmp_path]
-    run(monkeypatch, "variability.py", *words)
+    run(monkeypatch, "variability", *words)
     found = json.loads((tmp_path / "variability.json").read_text())
     assert [row["depth"] for row in found["before training"]["hannet"]] == [2, 4]
     assert all(abs(row["parameters"] - 3200) < 120 for row in found["learnt"]["fc-relu"])
@@ -214,7 +210,7 @@ def test_variability(tmp_path, monkeypatch):
 
 def test_speed(tmp_path, monkeypatch):
     """The eager and the fused network are the same one: after the same batches they score alike."""
-    run(monkeypatch, "speed.py", "--seeds", 1, "--iterations", 100, "--out", tmp_path)
+    run(monkeypatch, "speed", "--seeds", 1, "--iterations", 100, "--out", tmp_path)
     found = json.loads((tmp_path / "speed.json").read_text())
     assert found["networks"] == 50
     assert found["eager"]["test, last"] == pytest.approx(found["hanops"]["test, last"], abs=0.5)

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import results_file
+
+from benchmarks import results_file
 
 ROOT = Path(__file__).parent.parent
 ROWS = ["copy", "HanStack"]  # of 'one layer', forward

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from accuracy import Problem, problem, stack
-from test_distributed import mesh, part
 
 import hanops
 from hanops.distributed import shard_features
+
+from .accuracy import Problem, problem, stack
+from .test_distributed import mesh, part
 
 SIZES = [(1, 5), (3, 40), (13, 30), (37, 30), (70, 64), (11, 700)]  # rows in the lanes, and tiles of rows
 BAD = [float("nan"), float("inf"), float("-inf")]

@@ -4,10 +4,11 @@ import threading
 
 import pytest
 import torch
-from accuracy import problem, stack
 
 import hanops
 from hanops.backends.native import native
+
+from .accuracy import problem, stack
 
 pytestmark = pytest.mark.skipif(native is None, reason="threads of the kernels")
 

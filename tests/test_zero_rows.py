@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from accuracy import problem
+
+from .accuracy import problem
 
 
 # sums in one kernel, in a kernel of their own, and rows in memory

@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    wanted = os.environ.get("HANOPS_TEST_PACKAGE")
+    if wanted and Path(hanops.__file__).parent.parent != Path(wanted):
+        raise pytest.UsageError(f"HANOPS_TEST_PACKAGE: the tests are to run on {wanted}, got {hanops.__file__}")
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
     config.addinivalue_line("markers", "plain_torch: runs on the backend 'torch', a word that `-k` finds in dtypes too")
     config.addinivalue_line("markers", "only(*backends, interpreted=True): the backends that a test is about")

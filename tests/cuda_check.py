@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from .sanitize import on_package
+
 ROOT = Path(__file__).resolve().parent.parent
 # setuptools: torch 2.11 wants an old one; NumPy: the interpreter of Triton 3.6 takes arrays of one element for numbers.
 OF_TORCH = ("torch", "triton", "setuptools", "numpy")
@@ -65,10 +67,10 @@ class Check:
             print(f"{stripped}: {stripped.stat().st_size / 1e6:.1f} MB", flush=True)
 
     def test(self, workers: int) -> None:
-        # This folder's hanops is not to come before the built one: pytest's own program, and Pythons with a safe path.
+        # Not this folder's hanops, in the tests' processes either: pytest's own program, and Pythons with a safe path.
         pytest = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider", "-n", str(workers))
         arrays = "ignore:Conversion of an array with ndim:DeprecationWarning"
-        package = {"PYTHONPATH": str(self.package), "PYTHONSAFEPATH": "1", "HANOPS_CUDA_CHECK": "1"}
+        package = {**on_package(self.package), "PYTHONSAFEPATH": "1", "HANOPS_CUDA_CHECK": "1"}
         self.run(*pytest, "-W", arrays, *OWN, *OPS, **package)
 
 

@@ -38,8 +38,8 @@ def build(*targets: str) -> None:
 
 
 def available() -> bool:
-    """Tells whether the package under test is this folder's, and was built here, so that the emulator can be."""
-    here = Path(hanops.__file__).parent.parent == ROOT
+    """Tells whether the package under test is this folder's or that of BUILD, so that the emulator can be built."""
+    here = Path(hanops.__file__).parent.parent in (ROOT, BUILD / "package")
     return here and native is not None and (BUILD / "CMakeCache.txt").exists()
 
 

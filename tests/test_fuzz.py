@@ -83,6 +83,7 @@ def test_cases_are_of_all_kinds():
     """What is drawn covers the hostile arguments that the fuzzer is there for."""
     seen: set[str] = set()
 
+    @hypothesis.seed(3)  # or its draws would depend on the names of modules: a rare kind comes in few of 800
     @hypothesis.settings(max_examples=800, phases=[hypothesis.Phase.generate], database=None, deadline=None)
     @hypothesis.given(cases("cpu", ("",), small=False))
     def look(case: Case) -> None:

@@ -371,7 +371,7 @@ def with_subclass_of_tensor():
     [
         (lambda: parametrizations.orthogonal(nn.Linear(8, 8)), "parametrized"),
         (lambda: prune.random_unstructured(nn.Linear(8, 8), "weight", 0.5), "holds bias, weight_orig, weight_mask"),
-        (lambda: LoraLinear(8, 8), "of class test_convert.LoraLinear"),
+        (lambda: LoraLinear(8, 8), f"of class {__name__}.LoraLinear"),
         (lambda: nn.LazyLinear(8), "of class torch.nn.modules.linear.LazyLinear"),
         (quantized, "of class torch.ao.nn.quantized.dynamic.modules.linear.Linear"),
         (hooked, "has hooks, or a forward of its own"),

@@ -222,7 +222,7 @@ def test_robustness(tmp_path, monkeypatch):
     kept = torch.load(path)
     kept["figures"]["fcnet, cw 1"] = [12.5, 12.5]
     checkpoints.save(path, kept)
-    monkeypatch.setattr(sys, "argv", [*command[1:], "--linf", "0.1", "0.2"])
+    monkeypatch.setattr(sys, "argv", [robustness.__file__, *command[3:], "--linf", "0.1", "0.2"])
     robustness.main()
     again = json.loads((tmp_path / "robustness.json").read_text())["networks"]
     assert again["fcnet"]["accuracy"]["cw 1"]["each seed"] == [12.5, 12.5]

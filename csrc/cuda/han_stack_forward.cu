@@ -24,7 +24,7 @@ const ForwardTile kManyRows[] = {        // columns up to
     tile<float, 4, 8, 4, 16, 1>(),       //  512
     tile<float, 4, 8, 4, 32, 1>(),       // 1024
     tile<float, 8, 8, 2, 32, 4>(),       // 2048
-    tile<float, 8, 8, 2, 32, 8>(),       // 4096
+    tile<float, 4, 8, 4, 32, 4>(),       // 4096
     tile<float, 4, 8, 4, 32, 8>(),       // 8192
 };
 

@@ -38,11 +38,11 @@ BENCH = $(PY) -m pytest benchmarks --benchmark-only --suite $(SUITE) --benchmark
 bench: build  ## the quick benchmark, SUITE=full for all of it: HanStack against dense layers, eager Han, torch.compile
 	@$(BENCH) --benchmark-json benchmarks/results/latest.json
 
-results: build  ## the benchmark of this machine, for the report: benchmarks/results/cpu.json
+results: build  ## the benchmark of this machine; rewrites benchmarks/results/cpu.json, which git tracks
 	@$(BENCH) --results benchmarks/results
 
-report: build  ## make benchmarks/report from benchmarks/results: a page, plots, and the README's part of it
-	@$(PY) -m benchmarks.report --readme README.md
+report: build  ## plots and a page of all results; rewrites benchmarks/report, parts of README.md and docs/performance.md
+	@$(PY) -m benchmarks.report --readme README.md --docs docs/performance.md
 
 bench-compare: $(if $(BASE),build)  ## this tree's times against those of revision BASE; TESTS=all, SECONDS_PER_ROW, JSON
 	@test -n "$(BASE)" || { echo "bench-compare: say which revision: make bench-compare BASE=<rev>" >&2; exit 2; }

@@ -15,8 +15,8 @@ from .cases import COPY, DEEP, EAGER, GRAPH, OTHERS, OWN, Case, Group
 from .ceilings import Ceilings
 from .interleave import Replay
 from .measure import Timed, peaks_on_cpu, saved_bytes, time_case
-from .ratios import Samples, ratio_interval
-from .rivals import build, fits
+from .ratios import Samples, ratio_figures
+from .rivals import OUT_OF_MEMORY, build, unfit
 
 pytestmark = pytest.mark.benchmark(timer=Replay.clock)
 
@@ -36,7 +36,7 @@ def rivals_of(names: Collection[str], case: Case, device: torch.device, rehearsa
     for name in names:
         backend = name.removeprefix(f"{OWN}, ") if name in OTHERS else None
         elsewhere = backend is not None and (backends.missing(backend) or backend == preferred(case, device))
-        if fits(name, case, device) and not elsewhere:
+        if unfit(name, case, device.type) is None and not elsewhere:
             here[name] = backend
     return here
 
@@ -50,7 +50,7 @@ def figures(case: Case, name: str, way: str, samples: Samples, ceilings: Ceiling
         found["backend"] = preferred(case, torch.device(device))
     own = samples.get(f"{OWN}, {way}")
     if own is not None and name != OWN:
-        found["ratio"], found["ratio_noise"] = ratio_interval(samples[f"{name}, {way}"], own)
+        found |= ratio_figures("ratio", samples[f"{name}, {way}"], own)
     if name == COPY:
         found["bytes_moved"] = case.bytes_moved("forward")
         found["bytes_per_s"] = case.bytes_moved("forward") / seconds
@@ -61,7 +61,7 @@ def figures(case: Case, name: str, way: str, samples: Samples, ceilings: Ceiling
         found |= ceilings.shares(device, direction, case, seconds)
         if f"{COPY}, forward" in samples:
             copy = samples[f"{COPY}, forward{way.removeprefix(direction)}"]
-            found["copies"], found["copies_noise"] = ratio_interval(samples[f"{name}, {way}"], copy)
+            found |= ratio_figures("copies", samples[f"{name}, {way}"], copy)
     return found
 
 
@@ -80,13 +80,18 @@ def test_group(timed, report, ceilings, peaks, selected, device, rehearsal, grou
         names, ways = selected(group, case)
         return time_case(case, rivals_of(names, case, device, rehearsal), ways, device, group.seconds, rehearsal)
 
-    name = f"{group.name} {case}"
+    name = f"{group.name}: {case}"
     found = timed(name, measure)
     row = f"{rival}, {way}"
     if row not in found.samples:
         if rival in found.failed:
+            is_full = "out of memory" in found.failed[rival].lower() or "OutOfMemory" in found.failed[rival]
+            timed.left_out(f"{name}, {rival}", OUT_OF_MEMORY if is_full else "it failed")
             pytest.fail(found.failed[rival], pytrace=False)
-        pytest.skip("not for this case, or not here")
+        why = unfit(rival, case, device.type)
+        if why is not None:
+            timed.left_out(f"{name}, {rival}", why)
+        pytest.skip(why or "not here")
     info = figures(case, rival, way, found.samples, ceilings, device.type)
     if row in found.peaks:
         info["peak_bytes"] = found.peaks[row]

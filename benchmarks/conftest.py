@@ -17,7 +17,7 @@ import torch
 import hanops
 from hanops.backends.native import native
 
-from . import clocks, table
+from . import clocks, tables
 from .cases import COPY, DTYPES, OWN, Case, Group, groups_of
 from .ceilings import Ceilings, measured_ceilings
 from .interleave import Replay
@@ -185,6 +185,10 @@ class Timings:
             raise self.cases[case]
         return self.cases[case]
 
+    def left_out(self, row: str, why: str) -> None:
+        """Says in the results file why a rival is missing: row is 'group: case, rival'."""
+        self.results.left_out[row] = why
+
 
 @pytest.fixture(scope="session")
 def timed(request: pytest.FixtureRequest, device: torch.device) -> Iterator[Timings]:
@@ -252,4 +256,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("hanops")
         if config.getoption("--rehearse"):
             terminalreporter.write_line("a rehearsal: times of the interpreter and the emulator say nothing of a GPU")
-        terminalreporter.write_line(table.summary(benchmarks))
+        terminalreporter.write_line(tables.summary(benchmarks))

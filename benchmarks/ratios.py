@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 Samples = dict[str, list[float]]
 
+NOISY = 0.2  # noise over a ratio, from which tables mark it
+
 
 def median_ratio(a: list[float], b: list[float]) -> float:
     """Returns the median over rounds of a / b."""
@@ -22,7 +24,16 @@ def half_interval(values: Sequence[float]) -> float:
     return max(middle - ordered[outside], ordered[-1 - outside] - middle)
 
 
-def ratio_interval(a: list[float], b: list[float]) -> tuple[float, float]:
-    """Returns the median over rounds of a / b, and half of its 95 % interval."""
+def middle_half(values: Sequence[float]) -> float:
+    """Returns the distance between the quartiles of at least two values, 0 of fewer."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def ratio_figures(name: str, a: list[float], b: list[float]) -> dict[str, float]:
+    """Returns, by `name`, the median over rounds of a / b, half of its 95 % interval, and the rounds' middle half."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
-    return statistics.median(ratios), half_interval(ratios)
+    interval = {f"{name}_noise": half_interval(ratios), f"{name}_iqr": middle_half(ratios)}
+    return {name: statistics.median(ratios), **interval}

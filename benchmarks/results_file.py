@@ -57,14 +57,15 @@ def read(file: Path) -> dict[str, Any]:
 class Results:
     """A run's results in pytest-benchmark's format, with what an earlier run left.
 
-    file: None where nothing is written. is_cut: whether time ended before the last measurement. said: lines for the
-    end of the run.
+    file: None where nothing is written. left_out: why a rival is missing, by 'group: case, rival'. is_cut: whether time
+    ended before the last measurement. said: lines for the end of the run.
     """
 
     file: Path | None
     earlier: list[dict[str, Any]]
     machine: dict[str, Any] | None = None
     clocks: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     is_cut: bool = False
     written: float = 0.0
     said: list[str] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Results:
             "machine_info": {**self.machine, **({"clocks": self.clocks} if self.clocks else {})},
             "commit_info": commit_info(),
             "datetime": datetime.now(timezone.utc).isoformat(),
+            "left_out": self.left_out,
             "benchmarks": self.benchmarks(config),
         }
         return json.dumps(result, indent=1, default=str)
@@ -150,7 +152,8 @@ def results_of(config: pytest.Config) -> Results:
         for file in (results.part, results.file):
             if file.exists():
                 try:
-                    results.earlier = read(file)["benchmarks"]
+                    found = read(file)
+                    results.earlier, results.left_out = found["benchmarks"], found.get("left_out", {})
                 except (ValueError, OSError) as error:
                     raise pytest.UsageError(f"--resume: {error}; delete it to begin anew") from None
                 break

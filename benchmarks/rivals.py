@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,20 @@ from torch import Tensor, nn
 import hanops
 
 from .cases import BF16, COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED, Case
+
+OUT_OF_MEMORY, OVER_MEMORY, OVER_TIME = "out of memory", "over the memory limit", "over the time limit"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a rival may take: bytes of weights and multiply-adds of dense layers, elements x layers of eager Han."""
+
+    weights: float
+    multiply_adds: float
+    element_layers: int
+
+
+LIMITS = {"cpu": Limits(1e9, 5e9, 2**26), "cuda": Limits(2e10, 2e13, 2**31)}
 
 
 class EagerHanStack(nn.Module):
@@ -130,19 +144,25 @@ def build(name: str, case: Case, device: torch.device) -> nn.Module:
     return compiled(module) if base == COMPILED else module
 
 
-def fits(name: str, case: Case, device: torch.device) -> bool:
-    """Tells whether a rival is worth its time and memory: dense layers of great width are neither."""
-    if name.endswith((TF32, BF16)) and (case.dtype != torch.float32 or device.type == "cpu"):
-        return False
+def unfit(name: str, case: Case, device: str) -> str | None:
+    """Returns why a rival is not measured in a case, None where it is: dense layers of great width take too long.
+
+    device: 'cpu' or 'cuda'.
+    """
+    most = LIMITS[device]
+    if name.endswith((TF32, BF16)) and (case.dtype != torch.float32 or device == "cpu"):
+        return "only for float32 on a GPU"
     if name.startswith(SLIM):
-        return True
+        return None
     if name.startswith(LINEAR):
-        depth = case.layers if name.startswith(DEEP) else 1
-        work, memory = case.elements * case.features * depth, case.features**2 * depth * case.dtype.itemsize
-        most_work, most_memory = (5e9, 1e9) if device.type == "cpu" else (2e13, 2e10)
-        return work <= most_work and memory <= most_memory and not (name.startswith(DEEP) and case.layers == 1)
-    if name == HOUSEHOLDER:
-        return case.dtype in (torch.float32, torch.float64)
-    if name in (EAGER, COMPILED, TUNED):
-        return case.element_layers <= (2**26 if device.type == "cpu" else 2**31)
-    return True
+        layers = case.layers if name.startswith(DEEP) else 1
+        if name.startswith(DEEP) and case.layers == 1:
+            return f"the same as one {LINEAR}"
+        if case.features**2 * layers * case.dtype.itemsize > most.weights:
+            return OVER_MEMORY
+        return OVER_TIME if case.elements * case.features * layers > most.multiply_adds else None
+    if name == HOUSEHOLDER and case.dtype not in (torch.float32, torch.float64):
+        return "only for float32 and float64"
+    if name in (EAGER, COMPILED, TUNED) and case.element_layers > most.element_layers:
+        return OVER_TIME
+    return None

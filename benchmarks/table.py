@@ -1,71 +1,128 @@
-"""Turns pytest-benchmark's JSON into the tables that end a run, and that the report shows."""
+"""Tables as text for a terminal, as Markdown and as HTML: numbers to the right, uncertain ones marked."""
 
 from __future__ import annotations
 
 import html
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
-from .cases import COPY, OWN
-
-Benchmark = dict[str, Any]
-
-
-def seconds(value: float) -> str:
-    """Returns a time with its unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if value >= scale:
-            return f"{value / scale:.2f} {unit}"
-    return f"{value * 1e6:.1f} us"
+# Of tables without colour; in HTML such numbers are grey.
+IN_PARENTHESES = "In parentheses: ratios whose noise is over 20 %."
+GREY = "Grey: ratios whose noise is over 20 %."
 
 
-def size(value: float) -> str:
-    """Returns bytes with their unit."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if value >= scale:
-            return f"{value / scale:.2f} {unit}"
-    return f"{value / 1e3:.2f} kB"
+class Noisy(str):
+    """A number that is too uncertain to be read as the others."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name, and the name over it and its neighbours of the same; text is set to the left."""
+
+    name: str
+    over: str = ""
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in columns of one width; false where it has no rows."""
+    """Cells below columns; false where it has no rows.
 
-    header: list[str]
-    rows: list[list[str]]
+    about: what holds for all rows. blocks: the column whose changes begin a block of rows.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    about: str = ""
+    blocks: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.rows)
 
     def __str__(self) -> str:
         """The table in Markdown's form, its text as it is: for a terminal."""
-        widths = [max(len(row[i]) for row in [self.header, *self.rows]) for i in range(len(self.header))]
-        lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in [self.header, *self.rows]
-        ]
-        return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+        return "\n".join(part for part in (self.about, self._lines(str), self._legend(IN_PARENTHESES)) if part)
 
     def markdown(self) -> str:
         """Returns the table as Markdown that shows its text."""
-        return str(Table([escaped(cell) for cell in self.header], [[escaped(cell) for cell in r] for r in self.rows]))
+        parts = (escaped(self.about), self._lines(escaped), self._legend(IN_PARENTHESES))
+        return "\n\n".join(part for part in parts if part)
 
     def html(self) -> str:
         """Returns the table as HTML that shows its text."""
+        firsts = [a != b.over for a, b in zip(["", *(c.over for c in self.columns)], self.columns, strict=False)]
 
-        def cells(row: list[str], tag: str) -> str:
-            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        def row(cells: Sequence[str], begins_block: bool) -> str:
+            made = (_cell("td", *cell) for cell in zip(cells, self.columns, firsts, strict=True))
+            return f"<tr{' class=block' if begins_block else ''}>{''.join(made)}</tr>"
 
-        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
-        return f"<div class=wide><table><tr>{cells(self.header, 'th')}</tr>{body}</table></div>"
+        body = "".join(row(cells, begins) for cells, begins in zip(self.rows, self._begins(), strict=True))
+        caption = f"<caption>{html.escape(self.about)}</caption>" if self.about else ""
+        legend = f"<p class=legend>{self._legend(GREY)}</p>" if self._legend(GREY) else ""
+        table = f"<table>{caption}<thead>{self._html_header(firsts)}</thead><tbody>{body}</tbody></table>"
+        return f"<div class=wide>{table}</div>{legend}"
+
+    def _html_header(self, firsts: Sequence[bool]) -> str:
+        """Names of the columns, below those that stand over several."""
+        names = [_cell("th", column.name, column, first) for column, first in zip(self.columns, firsts, strict=True)]
+        if not any(column.over for column in self.columns):
+            return f"<tr>{''.join(names)}</tr>"
+        upper, lower = "", ""
+        for over, group in groupby(zip(self.columns, names, strict=True), key=lambda pair: pair[0].over):
+            cells = [name for _, name in group]
+            if over:
+                upper += f'<th colspan={len(cells)} class="over">{html.escape(over)}</th>'
+                lower += "".join(cells)
+            else:
+                upper += "".join(cell.replace("<th", "<th rowspan=2", 1) for cell in cells)
+        return f"<tr>{upper}</tr><tr>{lower}</tr>"
+
+    def _begins(self) -> list[bool]:
+        """Whether each row begins a block; the first does not."""
+        places = [i for i, column in enumerate(self.columns) if column.name == self.blocks]
+        blocks = [[row[i] for i in places] for row in self.rows]
+        return [a != b for a, b in zip([*blocks[:1], *blocks], blocks, strict=False)]
+
+    def _legend(self, text: str) -> str:
+        return text if any(isinstance(cell, Noisy) for row in self.rows for cell in row) else ""
+
+    def _header(self) -> list[str]:
+        """Names of the columns in one line: that over several stands on the first of them."""
+        header, before = [], ""
+        for column in self.columns:
+            header.append(column.over if column.over not in ("", before) else column.name)
+            before = column.over
+        return header
+
+    def _lines(self, text: Callable[[str], str]) -> str:
+        rows = [[text(f"({cell})" if isinstance(cell, Noisy) else cell) for cell in row] for row in self.rows]
+        header = [text(name) for name in self._header()]
+        widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
+
+        def line(row: Sequence[str]) -> str:
+            cells = zip(row, widths, self.columns, strict=True)
+            return f"| {' | '.join(c.ljust(w) if column.is_text else c.rjust(w) for c, w, column in cells)} |"
+
+        rules = zip(widths, self.columns, strict=True)
+        rule = "|".join("-" * (w + 2) if column.is_text else f"{'-' * (w + 1)}:" for w, column in rules)
+        return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
 
 
-def filled(rows: list[dict[str, str]]) -> Table:
-    """Returns a table of rows by column, without the columns that are empty in all of them."""
-    header = [column for column in (rows[0] if rows else []) if any(row[column] for row in rows)]
-    return Table(header, [[row[column] for column in header] for row in rows])
+def _cell(tag: str, text: str, column: Column, is_first: bool) -> str:
+    classes = {"text": column.is_text, "noisy": isinstance(text, Noisy), "first": is_first and bool(column.over)}
+    names = " ".join(name for name, holds in classes.items() if holds)
+    return f"<{tag}{f' class={names!r}' if names else ''}>{html.escape(text)}</{tag}>"
+
+
+def filled(columns: Sequence[Column], rows: Sequence[Sequence[str]], about: str = "", blocks: str = "") -> Table:
+    """Returns a table without the columns that are empty in all rows."""
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], about, blocks)
 
 
 def escaped(text: str) -> str:
@@ -73,22 +130,24 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|&!#~])", r"\\\1", " ".join(text.split()))
 
 
-def _by_case(benchmarks: list[Benchmark]) -> dict[tuple[str, str, str], dict[str, Benchmark]]:
-    found: dict[tuple[str, str, str], dict[str, Benchmark]] = {}
-    for b in benchmarks:
-        info = b["extra_info"]
-        if info.get("kind") == "group":
-            found.setdefault((info["group"], info["case"], info["way"]), {})[info["rival"]] = b
-    return found
+# ---- numbers
 
 
-def ratio(b: Benchmark) -> str:
-    """Returns a rival's time with its ratio to HanStack's and the noise of that."""
-    info = b["extra_info"]
-    text = seconds(b["stats"]["median"])
-    if "ratio" in info:
-        text += f", {info['ratio']:.2f}x ± {info['ratio_noise']:.2f}"
-    return text
+def digits(value: float, most: int = 2) -> int:
+    """Returns how many decimals leave three digits of a value, at most `most`."""
+    return min(most, max(0, 2 - math.floor(math.log10(value)))) if value > 0 else most
+
+
+def seconds(value: float) -> str:
+    """Returns a time with its unit, in three digits."""
+    scale, unit = next(((s, u) for s, u in ((1.0, "s"), (1e-3, "ms")) if value >= s), (1e-6, "µs"))
+    return f"{value / scale:.{digits(value / scale)}f} {unit}"
+
+
+def size(value: float) -> str:
+    """Returns bytes with their unit, in three digits."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB")) if value >= s), (1e3, "kB"))
+    return f"{value / scale:.{digits(value / scale)}f} {unit}"
 
 
 def percent(share: float | None) -> str:
@@ -96,92 +155,6 @@ def percent(share: float | None) -> str:
     return "" if share is None or math.isnan(share) else f"{share:.0%}"
 
 
-def limits(info: dict[str, Any]) -> dict[str, str]:
-    """Returns how near a HanStack's row is to the limits of the machine, by column."""
-    copies = f"{info['copies']:.2f} ± {info['copies_noise']:.2f}" if "copies" in info else ""
-    return {
-        "in copies of x": copies,
-        "share of copy": percent(info.get("share_of_copy")),
-        "share of issue": percent(info.get("share_of_instructions")),
-    }
-
-
-def rivals(
-    benchmarks: list[Benchmark],
-    groups: tuple[str, ...] = (),
-    ways: tuple[str, ...] = (),
-    with_limits: bool = True,
-) -> Table:
-    """Returns a row for each case and direction: HanStack's time, its limits, and each rival's time with the ratio."""
-    cases = {
-        key: found
-        for key, found in _by_case(benchmarks).items()
-        if (not groups or key[0] in groups) and (not ways or key[2] in ways) and OWN in found
-    }
-    # A copy is a column of its own, or where it was not timed with each case, a rival.
-    left = (OWN, COPY) if any("copies" in found[OWN]["extra_info"] for found in cases.values()) else (OWN,)
-    names = list(dict.fromkeys(name for found in cases.values() for name in found if name not in left))
-    rows = []
-    for (group, case, way), found in cases.items():
-        own = found[OWN]["extra_info"]
-        name = "" if group in ("stack", "one layer") else f"{group}: "
-        row = {"case": f"{name}{case}", "direction": way}
-        row[OWN] = f"{seconds(found[OWN]['stats']['median'])} ({own.get('backend')})"
-        row |= limits(own) if with_limits else {}
-        rows.append(row | {name: ratio(found[name]) if name in found else "" for name in names})
-    return filled(rows)
-
-
-def shares(benchmarks: list[Benchmark]) -> Table:
-    """Returns HanStack's own rows against the two limits of the machine."""
-    rows = []
-    for b in benchmarks:
-        info = b["extra_info"]
-        if info.get("kind") != "group" or "share_of_copy" not in info:
-            continue
-        row = {
-            "case": f"{info['group']}: {info['case']}",
-            "direction": info["way"] + info["rival"].removeprefix(OWN),
-            "time": seconds(b["stats"]["median"]),
-            "GB/s": f"{info['bytes_per_s'] / 1e9:.1f}",
-            "element-layers/s": f"{info['element_layers_per_s'] / 1e9:.2f} G",
-        }
-        rows.append(row | limits(info) | {"nearer limit": info.get("bound_by", "")})
-    return filled(rows)
-
-
-def one_thread(benchmarks: list[Benchmark]) -> Table:
-    """Returns the kernels on one thread against the rate of multiply-adds."""
-    rows = []
-    for b in benchmarks:
-        info = b["extra_info"]
-        if info.get("kind") == "share":
-            share = f"{info['share_of_ceiling']:.0%} (best {info['best_share']:.0%})"
-            rate = f"{info['element_layers_per_s'] / 1e9:.1f} G"
-            rows.append([f"{info['case']}, {info['kernel']}", seconds(b["stats"]["median"]), rate, share])
-    return Table(["kernel, one thread", "time", "element-layers/s", "share of the instruction ceiling"], rows)
-
-
-def memory(benchmarks: list[Benchmark]) -> Table:
-    """Returns what autograd keeps, and the peak of memory, by rival."""
-    rows = []
-    for (group, case, way), found in _by_case(benchmarks).items():
-        own = found.get(OWN, {"extra_info": {}})["extra_info"]
-        if way != "both" or "saved_bytes" not in own:
-            continue
-        for name, b in found.items():
-            info = b["extra_info"]
-            if "saved_bytes" not in info:
-                continue
-            peak = size(info["peak_bytes"]) if "peak_bytes" in info else ""
-            times = f"{info['saved_bytes'] / own['saved_bytes']:.1f}x"
-            least = f"{own['saved_bytes'] / own['saved_least']:.3f}x" if name == OWN else ""
-            rows.append([f"{group}: {case}", name, size(info["saved_bytes"]), least, times, peak])
-    header = ["case", "module", "saved for backward", "of y and 1 bit", "of HanStack's", "peak of a step"]
-    return Table(header, rows)
-
-
-def summary(benchmarks: list[Benchmark]) -> str:
-    """Returns all tables of a run."""
-    tables = [rivals(benchmarks), shares(benchmarks), one_thread(benchmarks), memory(benchmarks)]
-    return "\n\n".join(str(table) for table in tables if table)
+def count(value: float) -> str:
+    """Returns a whole number with commas."""
+    return f"{value:,.0f}"

@@ -1,9 +1,5 @@
-"""The benchmarks' own arithmetic, and that the report is made from a results file."""
+"""The benchmarks' own arithmetic, and what they measure of a case."""
 
-import html
-import json
-import re
-import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +8,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-pd = pytest.importorskip("pandas")
-pytest.importorskip("matplotlib")
+pytest.importorskip("pandas")
 
-import hanops  # noqa: E402
-from benchmarks import bench_han_stack, ceilings, exponents, measure, plots, ratios, report, rivals, table  # noqa: E402
-from benchmarks.cases import (  # noqa: E402
-    BF16,
+import hanops
+from benchmarks import (
+    bench_han_stack,
+    ceilings,
+    exponents,
+    measure,
+    ratios,
+    rivals,
+)
+from benchmarks.cases import (
     COPY,
     DEEP,
     EAGER,
     GRAPH,
-    HOUSEHOLDER,
     LINEAR,
     OWN,
     SLIM,
-    TF32,
-    TUNED,
     Case,
     Group,
     gpu_groups,
@@ -43,9 +40,14 @@ def test_ratio_of_rounds_does_not_drift():
     """Both slow down together: the ratio stays, and its noise is small."""
     a = [2.0 * (1 + i / 10) for i in range(20)]
     b = [1.0 * (1 + i / 10) for i in range(20)]
-    ratio, noise = ratios.ratio_interval(a, b)
-    assert ratio == pytest.approx(2.0)
-    assert noise == pytest.approx(0.0, abs=1e-12)
+    found = ratios.ratio_figures("ratio", a, b)
+    assert found == pytest.approx({"ratio": 2.0, "ratio_noise": 0.0, "ratio_iqr": 0.0}, abs=1e-12)
+
+
+def test_figures_of_a_ratio():
+    found = ratios.ratio_figures("copies", [1.0, 2.0, 3.0, 4.0, 10.0], [1.0] * 5)
+    assert found == {"copies": 3.0, "copies_noise": 7.0, "copies_iqr": 2.0}
+    assert ratios.middle_half([3.0]) == 0.0
 
 
 def test_fit_finds_the_exponent():
@@ -198,6 +200,64 @@ def test_a_rival_that_fails_leaves_the_others(monkeypatch):
     assert "no memory" in found.failed[EAGER]
 
 
+class Recorded:
+    """Stands for the timings of a run: what it found of a case, and what was said of rivals that are missing."""
+
+    def __init__(self, found: measure.Timed) -> None:
+        self.found = found
+        self.said: dict[str, str] = {}
+
+    def __call__(self, name: str, _: object) -> measure.Timed:
+        return self.found
+
+    def left_out(self, row: str, why: str) -> None:
+        self.said[row] = why
+
+
+@pytest.mark.parametrize(
+    ("rival", "failure", "outcome", "why"),
+    [
+        (
+            EAGER,
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+            pytest.fail.Exception,
+            "out of memory",
+        ),
+        (EAGER, "RuntimeError: no kernel image", pytest.fail.Exception, "it failed"),
+        (LINEAR, None, pytest.skip.Exception, "over the memory limit"),
+        (f"{OWN}, triton", None, pytest.skip.Exception, None),  # it is not there, or is the preferred one
+    ],
+)
+def test_a_run_records_why_a_rival_is_missing(rival, failure, outcome, why):
+    case = Case(4, 20000, 2)
+    group = Group("width", (case,), (OWN, rival))
+    timed = Recorded(measure.Timed(failed={rival: failure} if failure else {}))
+    with pytest.raises(outcome):
+        bench_han_stack.test_group(timed, None, None, None, None, CPU, False, group, case, rival, "both")
+    assert timed.said == ({f"width: {case}, {rival}": why} if why else {})
+
+
+def test_the_fastest_of_several_copies_is_the_roof_of_a_cache(monkeypatch):
+    """On a CPU a call is a copy, on a GPU the replay of a graph of several."""
+    replays: list[int] = []
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda count, device: ones(count))
+    monkeypatch.setattr(ceilings, "replayed", lambda calls: replays.append(len(calls)))
+    monkeypatch.setattr(ceilings, "timer", lambda call, measure, turn: lambda: 1e-3)
+    monkeypatch.setattr(ceilings, "CACHED", {"cpu": [64, 1024, 256], "cuda": [64, 1024, 256]})
+    assert ceilings.cached_copy_rate(CPU, 0.0) == pytest.approx(2 * 1024 / 1e-3)
+    assert replays == []
+    gpu = SimpleNamespace(type="cuda")
+    assert ceilings.cached_copy_rate(gpu, 0.0) == pytest.approx(2 * 1024 * ceilings.COPIES / 1e-3)
+    assert replays == [ceilings.COPIES] * 3
+
+
+def test_a_copy_in_a_cache_is_measured():
+    limits = ceilings.measured_ceilings(CPU)
+    assert 1e8 < limits.cache_bytes_per_s < 1e14
+    assert set(vars(limits)) == {"copy_bytes_per_s", "operations_per_s", "cache_bytes_per_s"}
+
+
 def test_a_row_counts_copies_in_the_same_turns():
     case = Case(10, 20, 3)
     samples = {f"{OWN}, both": [6.0, 12.0], f"{COPY}, forward": [1.0, 2.0], f"{EAGER}, both": [12.0, 24.0]}
@@ -210,160 +270,3 @@ def test_a_row_counts_copies_in_the_same_turns():
     assert "share_of_instructions" not in wide
     other = bench_han_stack.figures(case, EAGER, "both", samples, limits, "cuda")
     assert (other["ratio"], "copies" in other) == (2.0, False)
-
-
-def results(gpu: bool) -> dict:
-    """A results file as the benchmarks write it, of times that follow known laws."""
-    benchmarks = []
-
-    def add(group, rival, way, case, seconds, **info):
-        moved, own = case.bytes_moved(way), rival.startswith(OWN)
-        info |= {"bytes_moved": moved, "bytes_per_s": moved / seconds, "element_layers_per_s": 1e9, "backend": "cpu"}
-        if own:
-            info |= {"share_of_copy": 0.3, "share_of_instructions": 0.5, "bound_by": "instructions"}
-        if own and gpu:
-            info |= {"copies": 1.06 * moved / case.bytes_moved("forward"), "copies_noise": 0.02}
-        info |= {"kind": "group", "group": group, "rival": rival, "way": way, "rows": case.rows, "case": str(case)}
-        info |= {"features": case.features, "layers": case.layers, "dtype": case.dtype_name}
-        info |= {"device": "cuda" if gpu else "cpu"} | ({} if rival == OWN else {"ratio": 2.0, "ratio_noise": 0.1})
-        stats = {"median": seconds, "iqr": 0.1 * seconds, "data": [seconds]}
-        name = f"test_group[{group}: {case}, {way}, {rival}]"
-        benchmarks.append({"extra_info": info, "stats": stats, "group": group, "fullname": name})
-
-    owns = (OWN, f"{OWN}, triton") if gpu else (OWN,)
-    small = [name for name in gpu_groups(True)[2].rivals if name != COPY] if gpu else [OWN, LINEAR, EAGER]
-    for way, factor in (("forward", 1e-9), ("both", 3e-9)):
-        for n in (1, 4, 16, 64, 256):
-            for rival, cost in ((OWN, 1.0), (DEEP, 20.0), (EAGER, 9.0)):
-                kept = 4 * 2**20 + n * 2**17
-                memory = {"saved_bytes": kept, "saved_least": kept, "peak_bytes": n * 10**6} if way == "both" else {}
-                add("depth", rival, way, Case(4096, 256, n), cost * factor * 2**20 * n, **memory)
-            add("batch", OWN, way, Case(4096 * n, 256, 16), factor * 2**24 * n)
-            for own in owns:
-                cost = 1.0 + 0.3 * owns.index(own)
-                add("width", own, way, Case(2**20 // n if gpu else 1024, 64 * n, 16), cost * factor * 2**20 * n)
-            add("width", LINEAR, way, Case(2**20 // n if gpu else 1024, 64 * n, 16), factor * 2**20 * n * n / 9)
-        for case in (Case(100, 30, 20), Case(256, 784, 20)):
-            for i, name in enumerate(small):
-                add("small networks", name, way, case, 1e-4 * (1 + i) * case.features / 30)
-        for features in (256, 1024, 4096) if gpu else ():
-            for case in (Case(2**26 // features, features, 1, t) for t in (torch.float32, torch.bfloat16)):
-                for own in owns:
-                    add("one layer", own, way, case, case.bytes_moved(way) / 3e12)
-    machine = {"cpu": {"brand_raw": "a processor"}, "threads": 2, "hanops": "0", "torch": "2"}
-    machine |= {"ceilings": {"copy_bytes_per_s": 1e10, "operations_per_s": 1e11}}
-    if gpu:
-        machine |= {"gpu": "NVIDIA H100", "sm_mhz": 345.0, "most_sm_mhz": 1980.0, "power_cap_w": 700.0, "cuda": "13.0"}
-        machine |= {"clocks": {"sm_mhz": 1755.0, "memory_mhz": 2619.0}, "triton": "3.6.0", "driver": "580.1"}
-    commit = {"id": "0123456789", "dirty": False}
-    return {"machine_info": machine, "commit_info": commit, "datetime": "2026-01-02T03", "benchmarks": benchmarks}
-
-
-def test_report(tmp_path, monkeypatch):
-    folder, out, readme = tmp_path / "results", tmp_path / "report", tmp_path / "README.md"
-    folder.mkdir()
-    (folder / "cpu.json").write_text(json.dumps(results(False)))
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    arguments = ["report.py", "--results", str(folder), "--out", str(out), "--readme", str(readme)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    report.main()
-    page = (out / "index.html").read_text()
-    assert page.count("<img") == len(plots.PLOTS) - 1  # but those of one layer in copies
-    assert "Not measured on a GPU" in page
-    assert 'src="data:image/png' in page
-    assert "http" not in page.split("<body>")[-1].replace("http://www.w3.org", "")
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    assert text.count("](report/cpu-") == 2
-    assert all((tmp_path / name).exists() for name in ("report/cpu-width.png", "report/cpu-memory.png"))
-
-
-def test_report_of_a_gpu(tmp_path, monkeypatch, capsys):
-    folder, out = tmp_path / "results", tmp_path / "report"
-    folder.mkdir()
-    (folder / "cpu.json").write_text(json.dumps(results(False)))
-    (folder / "nvidia-h100.json").write_text(json.dumps(results(True)))
-    (folder / "nvidia-a100.part.json").write_text(json.dumps(results(True)))
-    (folder / "gpu-first.json").write_text('{"parts": []}')
-    (folder / "torn.json").write_text(json.dumps(results(True))[:-100])
-    out.mkdir()
-    (out / "old.png").touch()
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
-    monkeypatch.setattr(
-        sys, "argv", ["report.py", "--results", str(folder), "--out", str(out), "--readme", str(readme)]
-    )
-    report.main()
-    assert "depth: N=4096, d=256, L=16" in readme.read_text()
-    assert readme.read_text().count("NVIDIA H100, 1755") == 1  # and nothing of what was cut short
-    assert EAGER not in readme.read_text().split("NVIDIA H100, 1755")[1]
-    page, said = (out / "index.html").read_text(), capsys.readouterr().out
-    assert page.count("<img") == len(list(out.iterdir())) - 1 == 3 * len(plots.PLOTS) - 1
-    assert "Not measured" not in page
-    assert (
-        "<h2>nvidia-h100</h2><p class=about>NVIDIA H100, 1755 of at most 1980 MHz, memory 2619 MHz, cap 700 W" in page
-    )
-    assert "driver 580.1, CUDA 13.0; hanops 0 at 012345678; torch 2, Triton 3.6.0" in page
-    assert "<h2>nvidia-a100, unfinished</h2>" in page
-    assert page.count("This run was cut short") == 1
-    assert page.count("<th>in copies of x</th>") == 4
-    assert "<td>1.06 ± 0.02</td>" in page
-    assert all(f"<th>{html.escape(name)}</th>" in page for name in (SLIM, f"{DEEP}{BF16}", f"{LINEAR}{TF32}", TUNED))
-    assert f"left out: {folder / 'gpu-first.json'} is no results file" in said
-    assert f"left out: {folder / 'torn.json'} is no results file, or not a whole one" in said
-
-
-def test_names_in_a_results_file_stay_text(tmp_path):
-    """A pipe, a tag or a link in a case, a rival or a backend: the README and the page show it."""
-    odd = "a | b <i>c</i> [d](http://e) `f`\n# g"
-    made = results(False)
-    for bench in made["benchmarks"]:
-        if bench["extra_info"]["group"] == "small networks":
-            bench["extra_info"] |= {"case": odd, "backend": odd}
-            if bench["extra_info"]["rival"] == LINEAR:
-                bench["extra_info"]["rival"] = odd
-    made["machine_info"]["cpu"]["brand_raw"] = odd
-    found = table.rivals(made["benchmarks"], ("small networks",), ("both",))
-    lines = found.markdown().splitlines()
-    shown = r"a \| b \<i\>c\</i\> \[d\](http://e) \`f\` \# g"
-    assert len(lines) == 3
-    assert all(len(re.findall(r"(?<!\\)\|", line)) == len(found.header) + 1 for line in lines)
-    assert lines[0].count(shown) == 1
-    assert lines[2].count(shown) == 2
-    assert "<i>" not in found.html()
-    (tmp_path / "cpu.json").write_text(json.dumps(made))
-    part = report.readme_part(tmp_path / "cpu.json", [], tmp_path / "report", tmp_path / "README.md")
-    assert part.startswith(shown)
-    assert not re.search(r"(?<!\\)[<`\[]", part.replace("![", ""))
-
-
-def test_growth_of_known_laws(tmp_path):
-    file = tmp_path / "cpu.json"
-    file.write_text(json.dumps(results(False)))
-    _, frame = plots.read(file)
-    fits = exponents.time_fits(frame)
-    assert set(fits["time over"]) == {"rows", "features", "layers"}
-    assert fits["exponent"].to_list() == pytest.approx([1.0] * len(fits))
-    memory = exponents.memory_fits(frame)
-    assert memory["of N d / 8"].to_list() == pytest.approx([1.0] * 3)
-
-
-def test_crossover_is_between_the_points(tmp_path):
-    file = tmp_path / "cpu.json"
-    file.write_text(json.dumps(results(False)))
-    _, frame = plots.read(file)
-    swept = frame[(frame["group"] == "width") & (frame["way"] == "both")]
-    own, dense = (swept[swept["rival"] == name] for name in (OWN, LINEAR))
-    assert plots.crossover(own, dense, "features") == pytest.approx(64 * 9, rel=1e-6)
-
-
-def test_tables_are_markdown():
-    text = table.rivals(results(False)["benchmarks"], ("small networks",), ("both",))
-    header, line, row = str(text).splitlines()[:3]
-    assert header.count("|") == line.count("|") == row.count("|")
-    assert "100.0 us (cpu)" in row
-    assert "2.00x ± 0.10" in row
-    assert not table.Table(["a"], [])
-    assert {COPY, HOUSEHOLDER}

@@ -160,6 +160,19 @@ def test_an_unfinished_run_comes_before_the_file(tmp_path):
     assert [row["fullname"] for row in found.earlier] == ["a", "b"]
 
 
+def test_why_rivals_are_missing_is_kept(tmp_path):
+    """It is in the file, and a run that goes on has it from there."""
+    said = {"width: a case, a rival": "out of memory"}
+    found = json.loads(a_file(tmp_path, "rehearsal.part.json").read_text()) | {"left_out": said}
+    (tmp_path / "rehearsal.part.json").write_text(json.dumps(found))
+    results = results_file.results_of(config(results=tmp_path, resume=True))
+    results.machine = {"ceilings": 1}
+    results.left_out["depth: a case, another"] = "over the time limit"
+    assert results.finish(SimpleNamespace(), pytest.ExitCode.OK)
+    left = results_file.read(tmp_path / "rehearsal.json")["left_out"]
+    assert left == {**said, "depth: a case, another": "over the time limit"}
+
+
 def test_a_part_with_all_rows_is_finished(tmp_path):
     """Killed after its last row, before the file was replaced."""
     a_file(tmp_path)

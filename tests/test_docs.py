@@ -21,7 +21,7 @@ def test_generated_parts():
     """`make docs` would change nothing. How a quoted source is broken into lines does not count."""
     for path, text in tools.written().items():
         as_said = excerpts.plain if path in excerpts.PAGES else str
-        assert as_said(path.read_text()) == as_said(text), path
+        assert as_said(path.read_text()) == as_said(text), f"{path.relative_to(REPOSITORY)} is old: make docs"
 
 
 def test_reference_is_complete():

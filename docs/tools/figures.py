@@ -214,7 +214,7 @@ def backward() -> Drawing:
     drawing.text(x, y + 18, "dw, db of 4 columns", 12, bold=True)
     drawing.text(x, y + 34, "summed over 16 rows in one lane", 11, SOFT)
     drawing.arrow(x, y + 43, x, y + 72)
-    drawing.box(x - 130, y + 74, 260, 42, BLUE, STRONG[BLUE])
+    drawing.box(x - 150, y + 74, 300, 42, BLUE, STRONG[BLUE])
     drawing.text(x, y + 92, "the block's partial sums, in L2", 12, bold=True)
     drawing.text(x, y + 108, "one writer for each address: no atomics, one order", 11, SOFT)
     drawing.arrow(x, y + 117, x, y + 146)

@@ -77,6 +77,14 @@ def test_links(page):
             assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths(page):
+    """Files of the repository that a page names are there, but for what a verb makes."""
+    named = set(re.findall(r"(?:tests|csrc|hanops|benchmarks|examples|docs)/[\w/.-]*\w(?![<*{])", page.read_text()))
+    missing = {path for path in named - {"benchmarks/report/index.html"} if not (REPOSITORY / path).exists()}
+    assert page.name == "CHANGELOG.md" or not missing
+
+
 def test_site(tmp_path):
     """MkDocs builds the site without a warning: pages, links, anchors and docstrings."""
     pytest.importorskip("mkdocs")

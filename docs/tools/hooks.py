@@ -26,6 +26,7 @@ sys.path.append(str(REPOSITORY))
 from docs.tools.excerpts import why  # noqa: E402  MkDocs loads this file alone
 
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES["benchmarks/report/README.md"] = "benchmarks.md"
 IMAGES = (".png", ".svg")
 LANGUAGES = {
     ".py": "python",

@@ -114,7 +114,7 @@ class Table:
 
 
 def _cell(tag: str, text: str, column: Column, is_first: bool) -> str:
-    classes = {"text": column.is_text, "noisy": isinstance(text, Noisy), "first": is_first and bool(column.over)}
+    classes = {"text": column.is_text, "noisy": isinstance(text, Noisy), "first": is_first}
     names = " ".join(name for name, holds in classes.items() if holds)
     return f"<{tag}{f' class={names!r}' if names else ''}>{html.escape(text)}</{tag}>"
 

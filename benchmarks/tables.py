@@ -135,7 +135,7 @@ class Sizes:
 def times(
     lines: Sequence[Line], rivals: Collection[str] = (), limits: Sequence[str] = LIMITS, is_brief: bool = False
 ) -> Table:
-    """Returns a row for each line: HanStack's time, its limits, rivals' times and ratios.
+    """Returns a row for each line: HanStack's time, rivals' times and ratios, HanStack's limits.
 
     rivals: only these, where there are any. limits: those that have columns. is_brief: whether rivals have no
     times, only ratios, and N, d and L columns where they are the same in all rows, too.
@@ -147,26 +147,21 @@ def times(
     there = {name for line in lines for name in line.rivals if name != OWN}
     names = [n for n in in_order(there) if (not rivals or n in rivals) and not (is_yardstick and n == COPY)]
     infos = [line.own["extra_info"] for line in lines]
-    sizes, backends = (
-        Sizes(infos, is_brief),
-        dict.fromkeys(str(info["backend"]) for info in infos if "backend" in info),
-    )
-    own, texts = layered(OWN), [Column("direction", is_text=True), Column("backend", is_text=True)]
-    columns = [*sizes.columns, *texts, Column("time", own), *(Column(name, own) for name in limits)]
+    sizes, ways = Sizes(infos, is_brief), dict.fromkeys(line.way for line in lines)
+    backends = dict.fromkeys(str(info["backend"]) for info in infos if "backend" in info)
+    columns = [*sizes.columns, Column("direction", is_text=True), Column("backend", is_text=True)]
+    columns.append(Column("time", layered(OWN)))
     columns += [Column(name, layered(rival)) for rival in names for name in ("time", "ratio")[is_brief:]]
-    ways, rows = dict.fromkeys(line.way for line in lines), []
+    columns += map(Column, limits)
+    rows = []
     for line in lines:
         info = line.own["extra_info"]
-        row = [
-            *sizes.cells(info),
-            way_shown(line.way) if len(ways) > 1 else "",
-            str(info.get("backend", "")) if len(backends) > 1 else "",
-        ]
-        row += [seconds(line.own["stats"]["median"]), *(_limits(line)[name] for name in limits)]
+        row = [*sizes.cells(info), way_shown(line.way) if len(ways) > 1 else ""]
+        row += [str(info.get("backend", "")) if len(backends) > 1 else "", seconds(line.own["stats"]["median"])]
         for b in map(line.rivals.get, names):
             cells = [seconds(b["stats"]["median"]), ratio(b, line.own)] if b else ["", ""]
             row += cells[is_brief:]
-        rows.append(row)
+        rows.append([*row, *(_limits(line)[name] for name in limits)])
     same = [sizes.about, *(way_shown(way) for way in ways if len(ways) == 1)]
     same += [f"HanStack on {backend}" for backend in backends if len(backends) == 1]
     return filled(columns, rows, "; ".join(filter(None, same)), "direction")

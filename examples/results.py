@@ -13,13 +13,14 @@ from .options import RefusedError
 
 HEAD = """# The papers' experiments, run with hanops
 
-Sources: Yu and Zhang, arXiv 2106.04088, in its two versions (v1, 2021; the later one, 2024). 'Paper' is their figure;
-the other columns are ours, the mean over the seeds ± the sample standard deviation. This page is written by
-`make paper` (reduced runs, within an hour on 2 cores) and `make paper-full` (the papers' settings), from the JSON files
-in `examples/results`; a full run replaces the reduced one of the same experiment. Below each table is the command that
-made it; DIR is a folder of data that the repository does not ship. Reduced runs have few learning rates: those that won
-or at which no network diverged, in trials. In a reduced run an experiment has one core, so its seconds are not the
-fastest.
+Source: Yu and Zhang, arXiv 2106.04088, in two versions (v1, 2021; the later one, 2024).
+
+- 'Paper' is their figure. The other columns are ours: the mean over the seeds ± the sample standard deviation.
+- `make paper` makes reduced runs, within an hour on 2 cores; `make paper-full` runs the papers' settings. A full run
+  replaces the reduced one of the same experiment. Both write this page from the JSON files in `examples/results`.
+- Below each table is the command that made it. DIR is a folder of data that the repository does not ship.
+- Reduced runs have few learning rates: those that won in trials, or at which no network diverged.
+- In a reduced run an experiment has one core, so its seconds are not the fastest.
 """
 
 
@@ -449,8 +450,8 @@ def speed(results: Results) -> str:
     return f"""## How long it takes
 
 The checkerboard's HanNet, with evaluations, on {found["threads"]} threads. The first two train the same networks on the
-same batches in turns, at the rate 0.05; they agree at first, and rounding then lets them part. The grouped ones are 5
-seeds at the papers' 10 rates; their accuracy is that of each seed's best rate.
+same batches in turns, at the rate 0.05. They agree at first; later their rounding errors grow apart. The grouped ones
+are 5 seeds at the papers' 10 rates; their accuracy is that of each seed's best rate.
 
 {table(columns, rows)}
 {results.commands()}"""

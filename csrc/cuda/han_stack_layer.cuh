@@ -42,9 +42,9 @@ __device__ __forceinline__ void write_parameter(A* p, const A (&values)[Tile::E]
   }
 }
 
-// x = [|]x[|] + a w + b, the sign bits of that, and the next layer's dot += |x| . next; w becomes next. The absolute
-// value of x is taken by who uses it, where it costs nothing; kAbs: the layer below left it to this one. A chunk's dot
-// product waits for one more chunk, while its w is read.
+// x = x + a w + b, its sign bits, and the next layer's dot += |x| . next; w becomes next. x is kept with its sign: |x|
+// is an operand modifier of the instruction that reads it, and costs none of its own. kAbs: the layer below left the
+// absolute value to this one. A chunk's dot product is taken one chunk later, while the next w is read.
 template <class Tile, bool kAbs, bool kSave, class A>
 __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], const A (&a)[Tile::R],
                                         A (&dot)[Tile::R], unsigned (&signs)[Tile::R][Tile::V], const A* b,

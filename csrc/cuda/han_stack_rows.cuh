@@ -134,8 +134,7 @@ __device__ __forceinline__ void prefetch(const void* begin, int64_t bytes, const
     prefetch_line(p + i);
 }
 
-// Asks for a tile's rows, if the group has that tile. Rows that do not lie one behind another are left to be waited
-// for.
+// Asks for a tile's rows, if the group has that tile, and they lie one behind another.
 template <class Tile>
 __device__ __forceinline__ void prefetch_rows(const ThreadGroup<Tile>& threads, const Stack& call, const Rows& rows,
                                               int64_t group, int64_t tile) {

@@ -14,9 +14,9 @@ namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
 // kDu: p is kept, and dw summed; kDb: db is summed. dx needs neither.
-template <class T, int R, bool kDu, bool kDb>
+template <class S, int R, bool kDu, bool kDb>
 struct BackwardTile {
-  using A = Accumulate<T>;
+  using A = Arithmetic<S>;
   static constexpr int kPlanes = kDu ? 2 : 1;
 
   int64_t row;                // the first of R
@@ -27,10 +27,10 @@ struct BackwardTile {
 
   BackwardTile(const Stack& stack, const Backward& call, int64_t row, int64_t next_row, A* memory)
       : row(row), state{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
-    const int64_t block = R * stack.features * sizeof(T), signs = stack.layers_with_abs() * sign_bytes(stack.features);
-    to_come.add(static_cast<const T*>(call.dy.data) + next_row * call.dy.row_stride, block);
-    to_come.add(kDu ? static_cast<const T*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
-    to_come.add(call.dx ? static_cast<T*>(call.dx) + row * stack.features : nullptr, block);
+    const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    to_come.add(static_cast<const S*>(call.dy.data) + next_row * call.dy.row_stride, block);
+    to_come.add(kDu ? static_cast<const S*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
+    to_come.add(call.dx ? static_cast<S*>(call.dx) + row * stack.features : nullptr, block);
     to_come.add(call.signs + next_row * signs, R * signs);
   }
 
@@ -58,11 +58,11 @@ struct BackwardTile {
             unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
               const SignWord<A> negative =
                   has_abs ? read_signs<A>(signs.at(r, j * kLanes<A>), columns) : SignWord<A>(0);
-              const Vec<A> gz = flip<A>(read<T>(dy, first + r, j * kLanes<A>, columns), negative);
+              const Vec<A> gz = flip<A>(read<S>(dy, first + r, j * kLanes<A>, columns), negative);
               gz.store(tile.at(j, r0 + r));
               dot_gz.add(r, w, gz);
               if constexpr (kDu) {
-                const Vec<A> p = flip<A>(read<T>(y, first + r, j * kLanes<A>, columns), negative) - b;
+                const Vec<A> p = flip<A>(read<S>(y, first + r, j * kLanes<A>, columns), negative) - b;
                 p.store(tile.at(j, r0 + r, 1));
                 dot_p.add(r, w, p);
               }
@@ -140,7 +140,7 @@ struct BackwardTile {
   void leave(const Stack& stack, const Backward& call, A* partials) {
     const int64_t features = stack.features;
     const A* parameters = layer_parameters<A>(stack, 0);
-    T* dx = call.dx ? static_cast<T*>(call.dx) + row * features : nullptr;
+    S* dx = call.dx ? static_cast<S*>(call.dx) + row * features : nullptr;
     const auto tile = state;
     const Registers<A, R> c(minus_beta2), a(alpha2);
     for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
@@ -154,7 +154,7 @@ struct BackwardTile {
           const Vec<A> x = vec::fmadd(a[r], w, load(tile.at(j, r, 1)));
           dw = nmadd<A>(a[r], gz, r == 0 ? c[r] * x : vec::fmadd(c[r], x, dw));
         }
-        if (dx) write<T>(vec::fmadd(c[r], w, gz), dx + r * features + j * kLanes<A>, columns);
+        if (dx) write<S>(vec::fmadd(c[r], w, gz), dx + r * features + j * kLanes<A>, columns);
       });
       if constexpr (kDu) (load(partials + pair) + dw).store(partials + pair);
       if constexpr (kDb) (load(partials + pair + kLanes<A>) + db).store(partials + pair + kLanes<A>);
@@ -162,11 +162,11 @@ struct BackwardTile {
   }
 };
 
-template <class T, int R, bool kDu, bool kDb>
-void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Accumulate<T>* partials,
+template <class S, int R, bool kDu, bool kDb>
+void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Arithmetic<S>* partials,
                     Scratch& scratch) {
-  using A = Accumulate<T>;
-  using State = BackwardTile<T, R, kDu, kDb>;
+  using A = Arithmetic<S>;
+  using State = BackwardTile<S, R, kDu, kDb>;
   const TilesInCache<A> cache(scratch, decltype(State::state)::size(stack.features), tiles);
   const int64_t side_by_side = cache.count();
   for (int64_t first = 0; first < tiles; first += side_by_side) {

@@ -2,8 +2,8 @@
 //
 // One pass per layer updates the tile and takes the dot products of the next layer, so that an element is loaded and
 // stored once per layer, and w and b are loaded once for R rows. Rows never mix, and a row's sums run in the same
-// order in tiles of every height: a row's result does not depend on its neighbours. (Narrow stacks take whole groups of
-// rows through han_stack_lanes_forward.h, where sums run in another order, and only the rest through here.)
+// order in tiles of every height: a row's result does not depend on its neighbours. (Narrow stacks take whole lane
+// groups through han_stack_lanes_forward.h, where sums run in another order, and only the rest through here.)
 #pragma once
 
 #include <optional>
@@ -13,9 +13,9 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-template <class T, int R>
+template <class S, int R>
 struct ForwardTile {
-  using A = Accumulate<T>;
+  using A = Arithmetic<S>;
 
   int64_t row;       // the first of R
   Tile<A, R, 1> h;   // x of the layer to come
@@ -24,9 +24,9 @@ struct ForwardTile {
 
   ForwardTile(const Stack& stack, const Forward& call, int64_t row, int64_t next_row, A* memory)
       : row(row), h{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
-    const int64_t block = R * stack.features * sizeof(T), signs = stack.layers_with_abs() * sign_bytes(stack.features);
-    to_come.add(static_cast<const T*>(call.x.data) + next_row * call.x.row_stride, block);
-    to_come.add(static_cast<const T*>(call.y) + row * stack.features, block);
+    const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    to_come.add(static_cast<const S*>(call.x.data) + next_row * call.x.row_stride, block);
+    to_come.add(static_cast<const S*>(call.y) + row * stack.features, block);
     to_come.add(call.signs ? call.signs + row * signs : nullptr, R * signs);
   }
 
@@ -44,7 +44,7 @@ struct ForwardTile {
           [&](int64_t j, auto columns) HANOPS_LAMBDA {
             const Vec<A> w_j = load(w + 2 * j * kLanes<A>);
             unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
-              const Vec<A> v = read<T>(x, first + r0 + r, j * kLanes<A>, columns);
+              const Vec<A> v = read<S>(x, first + r0 + r, j * kLanes<A>, columns);
               v.store(tile.at(j, r0 + r));
               dot.add(r, w_j, v);
             });
@@ -93,7 +93,7 @@ struct ForwardTile {
     const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
       const SignRows signs(stack, call.signs, row + r0, stack.layers - 1);
-      T* y = static_cast<T*>(call.y) + (row + r0) * features;
+      S* y = static_cast<S*>(call.y) + (row + r0) * features;
       const Registers<A, kAtOnce> a(alpha2 + r0);
       for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         const A* p = parameters + 2 * j * kLanes<A>;
@@ -101,7 +101,7 @@ struct ForwardTile {
         unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
           const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r0 + r))) + b;
           if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
-          write<T>(z & (columns == kLanes<A> ? keep_all : keep_tail), y + r * features + j * kLanes<A>, columns);
+          write<S>(z & (columns == kLanes<A> ? keep_all : keep_tail), y + r * features + j * kLanes<A>, columns);
         });
       });
     }
@@ -109,15 +109,15 @@ struct ForwardTile {
 };
 
 // Tiles go through the layers side by side: the horizontal sums of one hide behind the columns of the next.
-template <class T, int R, bool kSave>
+template <class S, int R, bool kSave>
 void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t tiles, Scratch& scratch) {
-  using A = Accumulate<T>;
+  using A = Arithmetic<S>;
   const TilesInCache<A> cache(scratch, Tile<A, R, 1>::size(stack.features), tiles);
   const int64_t side_by_side = cache.count();
   const Keep<A> keep(true, stack.features), keep_last(stack.final_abs, stack.features);
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);
-    std::optional<ForwardTile<T, R>> tile[kMostTiles];
+    std::optional<ForwardTile<S, R>> tile[kMostTiles];
     for (int64_t t = 0; t < count; ++t) {
       const int64_t next = std::min(first + t + side_by_side, tiles - 1);
       tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, cache.tile(t));

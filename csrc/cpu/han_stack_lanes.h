@@ -1,7 +1,8 @@
 // Narrow stacks, rows in the lanes: what the forward and the backward kernel share.
 //
-// A tile is G groups of kLanes rows, one row a lane, so that a dot product is a chain of multiply-adds over columns and
-// needs no horizontal sum; w and b are broadcast. Rows go in and out through transposes. Arithmetic is in float.
+// A tile is G lane groups: kGroupRows rows each, one in a lane, so that a dot product is a chain of multiply-adds over
+// columns and needs no horizontal sum; w and b are broadcast. Rows go in and out through transposes. Arithmetic is in
+// float.
 #pragma once
 
 #include "tile.h"
@@ -21,7 +22,7 @@ HANOPS_INLINE int64_t parameter_index(int64_t column) {
   return column / kGroupRows * 2 * kGroupRows + column % kGroupRows;
 }
 
-// G groups, one or two planes, stored (columns, G, planes, lanes).
+// G lane groups, one or two planes, stored (columns, G, planes, lanes).
 template <int G, int kPlanes>
 struct LaneTile {
   float* data;
@@ -32,13 +33,13 @@ struct LaneTile {
   static int64_t size(int64_t features) { return features * G * kPlanes * kGroupRows; }
 
   // Rows [row, row + G kLanes) of m, into a plane.
-  template <class T>
+  template <class S>
   void read_rows(const Matrix& m, int64_t row, int64_t features, int plane) const {
     for (int g = 0; g < G; ++g) {
       for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         Registers<float, kGroupRows> square;
         unroll<kGroupRows>(
-            [&](auto r) HANOPS_LAMBDA { square[r] = read<T>(m, row + g * kGroupRows + r, j * kGroupRows, columns); });
+            [&](auto r) HANOPS_LAMBDA { square[r] = read<S>(m, row + g * kGroupRows + r, j * kGroupRows, columns); });
         transpose(square);
         unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
           if (c < columns) square[c].store(at(j * kGroupRows + c, g, plane));
@@ -48,8 +49,8 @@ struct LaneTile {
   }
 
   // A plane to contiguous rows.
-  template <class T>
-  void write_rows(T* rows, int64_t features, int plane) const {
+  template <class S>
+  void write_rows(S* rows, int64_t features, int plane) const {
     for (int g = 0; g < G; ++g) {
       for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         Registers<float, kGroupRows> square;
@@ -58,7 +59,7 @@ struct LaneTile {
         });
         transpose(square);
         unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
-          write<T>(square[r], rows + (g * kGroupRows + r) * features + j * kGroupRows, columns);
+          write<S>(square[r], rows + (g * kGroupRows + r) * features + j * kGroupRows, columns);
         });
       });
     }

@@ -113,7 +113,7 @@ struct BackwardLanes {
   }
 };
 
-template <class T, int G, bool kDu, bool kDb>
+template <class S, int G, bool kDu, bool kDb>
 void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
   using State = BackwardLanes<G, kDu, kDb>;
@@ -123,8 +123,8 @@ void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float
   float *words = memory + state_size, *sums = words + words_size;
   State tile{{memory}, {stack, call.signs, row, words}, sums, {}, {}};
   std::memset(sums, 0, sums_size * sizeof(float));  // columns past `features`
-  tile.state.template read_rows<T>(call.dy, row, features, 0);
-  if constexpr (kDu) tile.state.template read_rows<T>(call.y, row, features, 1);
+  tile.state.template read_rows<S>(call.dy, row, features, 0);
+  if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1);
   tile.signs.fetch(last);
   tile.template pass<false, true>(stack, last + 1, partials);
   if constexpr (kDu) tile.silence(features);
@@ -133,7 +133,7 @@ void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float
     tile.template pass<true, true>(stack, layer, partials);
   }
   tile.template pass<true, false>(stack, 0, partials);
-  if (call.dx) tile.state.template write_rows<T>(static_cast<T*>(call.dx) + row * features, features, 0);
+  if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx) + row * features, features, 0);
 }
 
 }  // namespace CPU_CAPABILITY

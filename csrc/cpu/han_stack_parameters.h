@@ -9,9 +9,9 @@ namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
 // Parameters, which may be narrower than A, as A; lanes past `columns` are 0.
-template <class A, class P>
-HANOPS_INLINE Vec<A> read_parameters(const P* p, int64_t columns) {
-  if constexpr (std::is_same_v<A, P>) {
+template <class A, class S>
+HANOPS_INLINE Vec<A> read_parameters(const S* p, int64_t columns) {
+  if constexpr (std::is_same_v<A, S>) {
     return load(p, columns);
   } else {
     A wide[kLanes<A>] = {};
@@ -20,21 +20,21 @@ HANOPS_INLINE Vec<A> read_parameters(const P* p, int64_t columns) {
   }
 }
 
-template <class A, class P>
-HANOPS_INLINE void write_parameters(const Vec<A>& v, P* p, int64_t columns) {
-  if constexpr (std::is_same_v<A, P>) {
+template <class A, class S>
+HANOPS_INLINE void write_parameters(const Vec<A>& v, S* p, int64_t columns) {
+  if constexpr (std::is_same_v<A, S>) {
     v.store(p, columns);
   } else {
     A wide[kLanes<A>];
     v.store(wide);
-    for (int64_t i = 0; i < columns; ++i) p[i] = static_cast<P>(wide[i]);
+    for (int64_t i = 0; i < columns; ++i) p[i] = static_cast<S>(wide[i]);
   }
 }
 
 // The largest finite |u| of a double row, by which it is divided before it is squared.
-template <class P>
-double scale_of(const P* u, int64_t features) {
-  if constexpr (!std::is_same_v<P, double>) return 1;  // squares of float32 fit in double
+template <class S>
+double scale_of(const S* u, int64_t features) {
+  if constexpr (!std::is_same_v<S, double>) return 1;  // squares of float32 fit in double
   double largest = 0;
   for (int64_t i = 0; i < features; ++i) largest = std::max(largest, std::fabs(static_cast<double>(u[i])));
   return largest > 0 && std::isfinite(largest) ? largest : 1;
@@ -55,17 +55,17 @@ struct WideSum {
 
 // Packs w and b of one layer. The norm is taken in double; for double itself u is scaled by its largest element first.
 // So neither tiny nor huge u under- or overflows.
-template <class A, class P>
+template <class A, class S>
 void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer) {
   const int64_t features = stack.features;
-  const P* u = static_cast<const P*>(parameters.u) + layer * features;
-  const P* b = parameters.b ? static_cast<const P*>(parameters.b) + layer * features : nullptr;
+  const S* u = static_cast<const S*>(parameters.u) + layer * features;
+  const S* b = parameters.b ? static_cast<const S*>(parameters.b) + layer * features : nullptr;
   A* packed = static_cast<A*>(stack.packed) + layer * layer_size<A>(features);
 
   const double scale = scale_of(u, features);
   const auto scaled = [&](int64_t j, auto columns) HANOPS_LAMBDA {
     const Wide<A> v = widen<A>(read_parameters<A>(u + j * kLanes<A>, columns));
-    if constexpr (std::is_same_v<P, double>) {
+    if constexpr (std::is_same_v<S, double>) {
       return v / Wide<A>(scale);
     } else {
       return v;
@@ -92,7 +92,7 @@ void pack_layer(const Stack& stack, const Parameters& parameters, int64_t layer)
 }
 
 // db is the sum of the parts; du = (dw - (w . dw) w) / |u|, 0 where u = 0. Leaves the sums in the first part.
-template <class A, class P>
+template <class A, class S>
 void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer, A* partials, int64_t parts) {
   const int64_t features = stack.features, size = layer_size<A>(features);
   const A* w = layer_parameters<A>(stack, layer);
@@ -102,13 +102,13 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
     for (int64_t i = 0; i < size; i += kLanes<A>) (load(total + i) + load(other + i)).store(total + i);
   }
   if (gradients.db) {
-    P* db = static_cast<P*>(gradients.db) + layer * features;
+    S* db = static_cast<S*>(gradients.db) + layer * features;
     for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
       write_parameters<A>(load(total + (2 * j + 1) * kLanes<A>), db + j * kLanes<A>, columns);
     });
   }
   if (!gradients.du) return;
-  P* du = static_cast<P*>(gradients.du) + layer * features;
+  S* du = static_cast<S*>(gradients.du) + layer * features;
   const auto w_and_dw = [&](int64_t j) HANOPS_LAMBDA {
     const int64_t pair = 2 * j * kLanes<A>;
     return std::pair(widen<A>(load(w + pair)), widen<A>(load(total + pair)));
@@ -126,7 +126,7 @@ void reduce_layer(const Stack& stack, const Gradients& gradients, int64_t layer,
   for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     const auto [w_j, dw] = w_and_dw(j);
     Wide<A> across = (dw - along * w_j) * Wide<A>(inverse);
-    if constexpr (std::is_same_v<P, double>) across = across / Wide<A>(scale);
+    if constexpr (std::is_same_v<S, double>) across = across / Wide<A>(scale);
     write_parameters<A>(narrow<A>(across), du + j * kLanes<A>, columns);
   });
 }

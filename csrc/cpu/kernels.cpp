@@ -23,24 +23,24 @@ constexpr bool kManyRegisters = false;
 constexpr int kForwardRows = kManyRegisters ? 8 : 4;
 constexpr int kBackwardRows = kManyRegisters ? 4 : 2;
 
-template <class F>
-auto with_storage(Storage storage, F&& f) {
+template <class Body>
+auto with_storage(Storage storage, Body&& body) {
   switch (storage) {
     case Storage::kFloat:
-      return f(float{});
+      return body(float{});
     case Storage::kDouble:
-      return f(double{});
+      return body(double{});
     case Storage::kBFloat16:
-      return f(c10::BFloat16{});
+      return body(c10::BFloat16{});
     case Storage::kHalf:
-      return f(c10::Half{});
+      return body(c10::Half{});
   }
   __builtin_unreachable();
 }
 
 int64_t layer_bytes(const Stack& stack) {
-  return with_storage(stack.storage, [&](auto t) -> int64_t {
-    using A = Accumulate<decltype(t)>;
+  return with_storage(stack.storage, [&](auto s) -> int64_t {
+    using A = Arithmetic<decltype(s)>;
     return layer_size<A>(stack.features) * sizeof(A);
   });
 }
@@ -57,19 +57,19 @@ bool three_rows_fit_better(const Stack& stack) {
 constexpr int64_t kNarrow = kManyRegisters ? 64 : 32;
 static_assert(kNarrow <= kMostLaneFeatures);
 
-// Groups of rows side by side in such a tile: three registers each forward, five backward.
-constexpr int kLaneGroups = kManyRegisters ? 4 : 2;
+// Lane groups of such a tile, at most: three registers each forward, five backward.
+constexpr int kMostLaneGroups = kManyRegisters ? 4 : 2;
 
 bool rows_in_lanes(const Stack& stack) { return stack.storage != Storage::kDouble && stack.features <= kNarrow; }
 
-// Takes whole groups of rows from [row, end), in tiles of about the same height: f(constant groups, row). Returns the
-// first row left over.
-template <class F>
-int64_t for_lane_tiles(int64_t row, int64_t end, F&& f) {
+// Takes whole lane groups from [row, end), in tiles of about the same height: body(constant groups, row). Returns
+// the first row left over.
+template <class Body>
+int64_t for_lane_tiles(int64_t row, int64_t end, Body&& body) {
   for (int64_t groups = (end - row) / kGroupRows; groups > 0;) {
-    const int64_t tiles = (groups + kLaneGroups - 1) / kLaneGroups, height = (groups + tiles - 1) / tiles;
-    unroll<kLaneGroups>([&](auto g) {
-      if (height == g + 1) f(std::integral_constant<int, g + 1>{}, row);
+    const int64_t tiles = (groups + kMostLaneGroups - 1) / kMostLaneGroups, height = (groups + tiles - 1) / tiles;
+    unroll<kMostLaneGroups>([&](auto g) {
+      if (height == g + 1) body(std::integral_constant<int, g + 1>{}, row);
     });
     groups -= height;
     row += height * kGroupRows;
@@ -82,33 +82,33 @@ int64_t task_rows(const Stack& stack) {
 }
 
 void pack(const Stack& stack, const Parameters& parameters, int64_t layer) {
-  with_storage(stack.storage, [&](auto t) {
+  with_storage(stack.storage, [&](auto s) {
     with_storage(parameters.storage,
-                 [&](auto p) { pack_layer<Accumulate<decltype(t)>, decltype(p)>(stack, parameters, layer); });
+                 [&](auto p) { pack_layer<Arithmetic<decltype(s)>, decltype(p)>(stack, parameters, layer); });
   });
 }
 
 void reduce(const Stack& stack, const Gradients& gradients, int64_t layer, void* partials, int64_t parts) {
-  with_storage(stack.storage, [&](auto t) {
+  with_storage(stack.storage, [&](auto s) {
     with_storage(gradients.storage, [&](auto p) {
-      using A = Accumulate<decltype(t)>;
+      using A = Arithmetic<decltype(s)>;
       reduce_layer<A, decltype(p)>(stack, gradients, layer, static_cast<A*>(partials), parts);
     });
   });
 }
 
 void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end, Scratch& scratch) {
-  with_storage(stack.storage, [&](auto t) {
+  with_storage(stack.storage, [&](auto s) {
     with_flag(call.signs != nullptr, [&](auto save) {
-      if constexpr (!std::is_same_v<decltype(t), double>) {
+      if constexpr (!std::is_same_v<decltype(s), double>) {
         if (rows_in_lanes(stack)) {
           begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-            forward_lanes<decltype(t), groups, save>(stack, call, row, scratch);
+            forward_lanes<decltype(s), groups, save>(stack, call, row, scratch);
           });
         }
       }
-      for_row_groups<kForwardRows>(begin, end, [&](auto rows, int64_t row, int64_t tiles) {
-        forward_tiles<decltype(t), rows, save>(stack, call, row, tiles, scratch);
+      for_tiles<kForwardRows>(begin, end, [&](auto rows, int64_t row, int64_t tiles) {
+        forward_tiles<decltype(s), rows, save>(stack, call, row, tiles, scratch);
       });
     });
   });
@@ -116,36 +116,35 @@ void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end
 
 void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, Scratch& scratch) {
   if (partial) std::memset(partial, 0, stack.layers * layer_bytes(stack));
-  with_storage(stack.storage, [&](auto t) {
+  with_storage(stack.storage, [&](auto s) {
     with_flag(call.y.data != nullptr, [&](auto du) {
       with_flag(call.needs_db, [&](auto db) {
-        if constexpr (!std::is_same_v<decltype(t), double>) {
+        if constexpr (!std::is_same_v<decltype(s), double>) {
           if (rows_in_lanes(stack)) {
             begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-              backward_lanes<decltype(t), groups, du, db>(stack, call, row, static_cast<float*>(partial), scratch);
+              backward_lanes<decltype(s), groups, du, db>(stack, call, row, static_cast<float*>(partial), scratch);
             });
           }
         }
         const auto run = [&](auto rows, int64_t row, int64_t tiles) {
-          using T = decltype(t);
-          backward_tiles<T, rows, du, db>(stack, call, row, tiles, static_cast<Accumulate<T>*>(partial), scratch);
+          using S = decltype(s);
+          backward_tiles<S, rows, du, db>(stack, call, row, tiles, static_cast<Arithmetic<S>*>(partial), scratch);
         };
         if constexpr (kManyRegisters && du) {
-          if (three_rows_fit_better(stack)) return for_row_groups<3>(begin, end, run);
+          if (three_rows_fit_better(stack)) return for_tiles<3>(begin, end, run);
         }
-        for_row_groups<kBackwardRows>(begin, end, run);
+        for_tiles<kBackwardRows>(begin, end, run);
       });
     });
   });
 }
 
 void fma_loop(int64_t iterations) {
-  using V = vec::Vectorized<float>;
   volatile float source = 0.5f;
   float starts[kFmasPerIteration];  // read one by one, so that no two chains are known to be equal
   for (float& start : starts) start = source;
   Registers<float, kFmasPerIteration> chains(starts);
-  const V factor(source), term(source);
+  const Vec<float> factor(source), term(source);
   for (int64_t i = 0; i < iterations; ++i) {
     unroll<kFmasPerIteration>([&](auto k) HANOPS_LAMBDA { chains[k] = vec::fmadd(chains[k], factor, term); });
   }

@@ -1,4 +1,9 @@
 // Between rows in memory, in any storage type and with any strides, and vectors of the arithmetic type.
+//
+// The letters, in all files of the CPU kernels; csrc/cuda/tile.cuh has the same:
+//   A  type of the arithmetic: float, or double      S  type of x, y, dy and dx, or of the parameters, in memory
+//   R  rows of a tile                                G  lane groups of a tile, where rows are in the lanes
+// A vector has kLanes<A> columns.
 #pragma once
 
 #include "kernels.h"
@@ -23,49 +28,49 @@ inline const A* layer_parameters(const Stack& stack, int64_t layer) {
   return static_cast<const A*>(stack.packed) + layer * layer_size<A>(stack.features);
 }
 
-// Calls f(j, columns) for each column vector j; `columns` is a constant but for the tail, which comes last. Between
+// Calls body(j, columns) for each column vector j; `columns` is a constant but for the tail, which comes last. Between
 // blocks of column vectors it calls fold().
-template <class A, class F, class Fold>
-HANOPS_INLINE void for_columns(int64_t features, F&& f, Fold&& fold) {
+template <class A, class Body, class Fold>
+HANOPS_INLINE void for_columns(int64_t features, Body&& body, Fold&& fold) {
   constexpr int64_t kBlock = 64;
   const int64_t full = features / kLanes<A>;
   int64_t j = 0;
   for (;;) {
     for (const int64_t end = std::min(j + kBlock, full); j < end; ++j) {
-      f(j, std::integral_constant<int64_t, kLanes<A>>{});
+      body(j, std::integral_constant<int64_t, kLanes<A>>{});
     }
     if (j == full) break;
     fold();
   }
-  if (full * kLanes<A> < features) f(full, features - full * kLanes<A>);
+  if (full * kLanes<A> < features) body(full, features - full * kLanes<A>);
 }
 
-template <class A, class F>
-HANOPS_INLINE void for_columns(int64_t features, F&& f) {
-  for_columns<A>(features, std::forward<F>(f), [] {});
+template <class A, class Body>
+HANOPS_INLINE void for_columns(int64_t features, Body&& body) {
+  for_columns<A>(features, std::forward<Body>(body), [] {});
 }
 
 // The first `columns` lanes at (row, column); the others are 0.
-template <class T>
-HANOPS_INLINE Vec<Accumulate<T>> read(const Matrix& m, int64_t row, int64_t column, int64_t columns) {
-  constexpr int64_t lanes = kLanes<Accumulate<T>>;
-  const T* p = static_cast<const T*>(m.data) + row * m.row_stride + column * m.column_stride;
-  if (m.column_stride == 1 && columns == lanes) return load_storage<T>(p);
-  if constexpr (std::is_same_v<T, Accumulate<T>>) {
+template <class S>
+HANOPS_INLINE Vec<Arithmetic<S>> read(const Matrix& m, int64_t row, int64_t column, int64_t columns) {
+  constexpr int64_t lanes = kLanes<Arithmetic<S>>;
+  const S* p = static_cast<const S*>(m.data) + row * m.row_stride + column * m.column_stride;
+  if (m.column_stride == 1 && columns == lanes) return load_storage<S>(p);
+  if constexpr (std::is_same_v<S, Arithmetic<S>>) {
     if (m.column_stride == 1) return load(p, columns);
   }
-  T gathered[lanes] = {};
+  S gathered[lanes] = {};
   for (int64_t i = 0; i < columns; ++i) gathered[i] = p[i * m.column_stride];
-  return load_storage<T>(gathered);
+  return load_storage<S>(gathered);
 }
 
-template <class T>
-HANOPS_INLINE void write(const Vec<Accumulate<T>>& v, T* p, int64_t columns) {
-  if (columns == kLanes<Accumulate<T>>) return store_storage<T>(v, p);
-  if constexpr (std::is_same_v<T, Accumulate<T>>) return v.store(p, columns);
-  T scattered[kLanes<Accumulate<T>>];
-  store_storage<T>(v, scattered);
-  std::memcpy(p, scattered, columns * sizeof(T));
+template <class S>
+HANOPS_INLINE void write(const Vec<Arithmetic<S>>& v, S* p, int64_t columns) {
+  if (columns == kLanes<Arithmetic<S>>) return store_storage<S>(v, p);
+  if constexpr (std::is_same_v<S, Arithmetic<S>>) return v.store(p, columns);
+  S scattered[kLanes<Arithmetic<S>>];
+  store_storage<S>(v, scattered);
+  std::memcpy(p, scattered, columns * sizeof(S));
 }
 
 // The sign bytes of one layer, from row `row` on.
@@ -114,9 +119,9 @@ struct Keep {
   }
 };
 
-template <class F>
-HANOPS_INLINE void with_flag(bool flag, F&& f) {
-  flag ? f(std::true_type{}) : f(std::false_type{});
+template <class Body>
+HANOPS_INLINE void with_flag(bool flag, Body&& body) {
+  flag ? body(std::true_type{}) : body(std::false_type{});
 }
 
 // Narrower rows come fast enough by themselves, and the bookkeeping would show.
@@ -177,12 +182,12 @@ struct Tile {
   static int64_t size(int64_t features) { return R * kPlanes * kLanes<A> * column_vectors<A>(features); }
 };
 
-// Takes rows [row, end) in groups of R, then the rest in groups of R / 2, and so on: f(constant R, row, groups).
-template <int R, class F>
-void for_row_groups(int64_t row, int64_t end, F&& f) {
-  const int64_t groups = (end - row) / R;
-  if (groups > 0) f(std::integral_constant<int, R>{}, row, groups);
-  if constexpr (R > 1) for_row_groups<R / 2>(row + groups * R, end, f);
+// Takes rows [row, end) in tiles of R, then the rest in tiles of R / 2, and so on: body(constant R, row, tiles).
+template <int R, class Body>
+void for_tiles(int64_t row, int64_t end, Body&& body) {
+  const int64_t tiles = (end - row) / R;
+  if (tiles > 0) body(std::integral_constant<int, R>{}, row, tiles);
+  if constexpr (R > 1) for_tiles<R / 2>(row + tiles * R, end, body);
 }
 
 // Up to kMostTiles tiles of one size, as many as fit in L1, which go through the layers side by side.

@@ -30,20 +30,20 @@ constexpr int kLanes = Vec<A>::size();
 template <class A>
 using SignWord = std::conditional_t<kLanes<A> == 16, uint16_t, uint8_t>;  // one bit per lane
 
-// Calls f with 0 .. R - 1 as constants, so that arrays of vectors stay in registers.
-template <int R, class F>
-HANOPS_INLINE void unroll(F&& f) {
+// Calls body with 0 .. N - 1 as constants, so that arrays of vectors stay in registers.
+template <int N, class Body>
+HANOPS_INLINE void unroll(Body&& body) {
   [&]<int... r>(std::integer_sequence<int, r...>)
-      HANOPS_LAMBDA { (f(std::integral_constant<int, r>{}), ...); }(std::make_integer_sequence<int, R>{});
+      HANOPS_LAMBDA { (body(std::integral_constant<int, r>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
-// R vectors, initialised one by one: a default-constructed array is filled by a loop and lands in memory.
-template <class A, int R>
+// N vectors, initialised one by one: a default-constructed array is filled by a loop and lands in memory.
+template <class A, int N>
 struct Registers {
-  Vec<A> v[R];
+  Vec<A> v[N];
 
-  explicit Registers(const A* broadcast) : Registers(broadcast, std::make_integer_sequence<int, R>{}) {}
-  Registers() : Registers(std::make_integer_sequence<int, R>{}) {}
+  explicit Registers(const A* broadcast) : Registers(broadcast, std::make_integer_sequence<int, N>{}) {}
+  Registers() : Registers(std::make_integer_sequence<int, N>{}) {}
 
   Vec<A>& operator[](int r) { return v[r]; }
   const Vec<A>& operator[](int r) const { return v[r]; }
@@ -92,9 +92,9 @@ HANOPS_INLINE Vec<A> nmadd(const Vec<A>& a, const Vec<A>& b, const Vec<A>& c) {
 #endif
 }
 
-// Arithmetic is in A = float for every storage type T but double.
-template <class T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
+// Arithmetic is in float for every storage type but double.
+template <class S>
+using Arithmetic = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // As many doubles as Vec<A> has lanes: norms and their like are taken in double.
 template <class A>
@@ -138,14 +138,14 @@ HANOPS_INLINE Vec<A> narrow(const Wide<A>& v) {
   }
 }
 
-template <class T>
-HANOPS_INLINE Vec<Accumulate<T>> load_storage(const T* p) {
-  using A = Accumulate<T>;
-  if constexpr (std::is_same_v<T, A>) {
+template <class S>
+HANOPS_INLINE Vec<Arithmetic<S>> load_storage(const S* p) {
+  using A = Arithmetic<S>;
+  if constexpr (std::is_same_v<S, A>) {
     return load<A>(p);
   } else if constexpr (kRegisters<A> == 1) {
     Vec<A> out;
-    vec::load_to_float<T>(p, out);
+    vec::load_to_float<S>(p, out);
     return out;
   } else {
     A wide[kLanes<A>];
@@ -154,17 +154,17 @@ HANOPS_INLINE Vec<Accumulate<T>> load_storage(const T* p) {
   }
 }
 
-template <class T>
-HANOPS_INLINE void store_storage(const Vec<Accumulate<T>>& v, T* p) {
-  using A = Accumulate<T>;
-  if constexpr (std::is_same_v<T, A>) {
+template <class S>
+HANOPS_INLINE void store_storage(const Vec<Arithmetic<S>>& v, S* p) {
+  using A = Arithmetic<S>;
+  if constexpr (std::is_same_v<S, A>) {
     v.store(p);
   } else if constexpr (kRegisters<A> == 1) {
-    vec::convert_from_float<T>(v, v).store(p, kLanes<A>);
+    vec::convert_from_float<S>(v, v).store(p, kLanes<A>);
   } else {
     A wide[kLanes<A>];
     v.store(wide);
-    for (int i = 0; i < kLanes<A>; ++i) p[i] = static_cast<T>(wide[i]);
+    for (int i = 0; i < kLanes<A>; ++i) p[i] = static_cast<S>(wide[i]);
   }
 }
 
@@ -221,8 +221,8 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
 #endif
 }
 
-template <class A, class V = Vec<A>>
-HANOPS_INLINE A sum(const V& v) {
+template <class A, class Vector = Vec<A>>
+HANOPS_INLINE A sum(const Vector& v) {
   return vec::vec_reduce_all<A>([](const auto& a, const auto& b) { return a + b; }, v);
 }
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include "tile.h"
-#include "vec_lanes.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {

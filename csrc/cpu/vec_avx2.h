@@ -1,0 +1,116 @@
+// AVX2 where at::vec has no word for it; vec.h says what each function does.
+#pragma once
+
+#include "vec_types.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+template <class A>
+HANOPS_INLINE Vec<A> nmadd(const Vec<A>& a, const Vec<A>& b, const Vec<A>& c) {
+  if constexpr (std::is_same_v<A, float>) {
+    return _mm256_fnmadd_ps(a, b, c);
+  } else {
+    return {_mm256_fnmadd_pd(a[0], b[0], c[0]), _mm256_fnmadd_pd(a[1], b[1], c[1])};
+  }
+}
+
+template <class A>
+HANOPS_INLINE Wide<A> widen(const Vec<A>& v) {
+  if constexpr (std::is_same_v<A, double>) {
+    return v;
+  } else {
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+  }
+}
+
+template <class A>
+HANOPS_INLINE Vec<A> narrow(const Wide<A>& v) {
+  if constexpr (std::is_same_v<A, double>) {
+    return v;
+  } else {
+    return _mm256_set_m128(_mm256_cvtpd_ps(v[1]), _mm256_cvtpd_ps(v[0]));
+  }
+}
+
+template <class A>
+HANOPS_INLINE SignWord<A> sign_bits(const Vec<A>& v) {
+  if constexpr (std::is_same_v<A, float>) {
+    return _mm256_movemask_ps(v);
+  } else {
+    return _mm256_movemask_pd(v[0]) | _mm256_movemask_pd(v[1]) << 4;
+  }
+}
+
+// Four lanes by four bits.
+HANOPS_INLINE __m256d flip_half(__m256d v, int64_t bits) {
+  const __m256i sign = _mm256_sllv_epi64(_mm256_set1_epi64x(bits), _mm256_setr_epi64x(63, 62, 61, 60));
+  return _mm256_xor_pd(v, _mm256_and_pd(_mm256_castsi256_pd(sign), _mm256_set1_pd(-0.)));
+}
+
+template <class A>
+HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
+  if constexpr (std::is_same_v<A, float>) {
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    const __m256i sign = _mm256_sllv_epi32(_mm256_set1_epi32(bits), shift);
+    return _mm256_xor_ps(v, _mm256_and_ps(_mm256_castsi256_ps(sign), _mm256_set1_ps(-0.f)));
+  } else {
+    return {flip_half(v[0], bits), flip_half(v[1], bits >> 4)};
+  }
+}
+
+HANOPS_INLINE void transpose(Registers<float, 8>& rows) {
+  Registers<float, 8> t;
+  unroll<4>([&](auto i) HANOPS_LAMBDA {
+    t[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+  });
+  unroll<4>([&](auto i) HANOPS_LAMBDA {
+    constexpr int q = i / 2 * 4, k = i % 2;
+    const __m256d a = _mm256_castps_pd(t[q + k]), b = _mm256_castps_pd(t[q + 2 + k]);
+    rows[q + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+    rows[q + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+  });
+  unroll<4>([&](auto i) HANOPS_LAMBDA {
+    const __m256 low = rows[i], high = rows[i + 4];
+    rows[i] = _mm256_permute2f128_ps(low, high, 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
+  });
+}
+
+HANOPS_INLINE Vec<float> square_sums(const float* rows) {
+  const auto pairs = [&](int r) HANOPS_LAMBDA {
+    return _mm256_hadd_ps(_mm256_loadu_ps(rows + r * 8), _mm256_loadu_ps(rows + (r + 1) * 8));
+  };
+  const __m256 low = _mm256_hadd_ps(pairs(0), pairs(2)), high = _mm256_hadd_ps(pairs(4), pairs(6));
+  return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+HANOPS_INLINE Vec<float> pack_signs(const Vec<float>& first, const Vec<float>& second) {
+  return _mm256_castsi256_ps(_mm256_packs_epi32(_mm256_castps_si256(first), _mm256_castps_si256(second)));
+}
+
+HANOPS_INLINE Vec<float> push_signs(const Vec<float>& bytes, const Vec<float>& first_pair,
+                                    const Vec<float>& second_pair) {
+  const __m256i four = _mm256_packs_epi16(_mm256_castps_si256(first_pair), _mm256_castps_si256(second_pair));
+  const __m256i older = _mm256_srli_epi32(_mm256_castps_si256(bytes), 1);
+  const __m256i top = _mm256_set1_epi8(-128);
+  return _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(top, four), _mm256_andnot_si256(top, older)));
+}
+
+HANOPS_INLINE Vec<float> sign_words(const Vec<float>& bytes) {
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_castps_si256(bytes), order));
+}
+
+HANOPS_INLINE Vec<float> shift_words(const Vec<float>& words, int left) {
+  return _mm256_castsi256_ps(_mm256_sll_epi32(_mm256_castps_si256(words), _mm_cvtsi32_si128(left)));
+}
+
+HANOPS_INLINE Vec<float> flip_by_top(const Vec<float>& v, const Vec<float>& words) {
+  return v ^ (words & Vec<float>(-0.f));
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

@@ -115,21 +115,6 @@ def test_library_of_another_torch(tmp_path, field, other, named):
     assert re.search(rf"was built for {named}.*, but torch {re.escape(torch.__version__)} with", told)
 
 
-@pytest.mark.skipif(native is None or shutil.which("nm") is None, reason="needs the native module and nm")
-def test_no_code_of_one_instruction_set_under_a_shared_name():
-    """A weak symbol of the standard library, kept from the AVX-512 objects, would crash an older machine."""
-    objects = list((PACKAGE.parent / "build" / "cmake").glob("CMakeFiles/kernels_*.dir/**/*.o"))
-    if not objects:
-        pytest.skip("the objects of the build are not beside the package")
-    for path in objects:
-        symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
-        weak = [line for line in symbols.splitlines() if " W " in line or " V " in line or " u " in line]
-        instruction_set = path.parts[path.parts.index("CMakeFiles") + 1].removeprefix("kernels_").removesuffix(".dir")
-        strangers = [line for line in weak if f"::{instruction_set}::" not in line and "DW.ref" not in line]
-        assert weak
-        assert instruction_set == "DEFAULT" or not strangers, f"{instruction_set}: {strangers[:3]}"
-
-
 def test_build_info():
     if native is None:
         pytest.skip("no native module")

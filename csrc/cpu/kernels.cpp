@@ -1,7 +1,7 @@
 // The table of CPU kernels of one instruction set: compiled once for each CPU_CAPABILITY, from the same headers.
 //
 // Nothing here may leave an inline function of the standard library or of torch behind: the linker would keep one
-// copy, perhaps the one with instructions that the machine lacks.
+// copy, perhaps the one with instructions that the machine lacks. tests/test_instruction_sets.py looks at the objects.
 #include "han_stack_backward.h"
 #include "han_stack_forward.h"
 #include "han_stack_lanes_backward.h"

@@ -331,7 +331,7 @@ def run(given: argparse.Namespace) -> None:
     if not has_native_module(ROOT):
         raise ComparisonError("this tree has no native module: 'make build' makes it")
     check_tests(TESTS[given.tests])
-    about, times = measure(ROOT, build(commit), ROWS, given.seconds)
+    about, times = measure(ROOT, build(commit), ROWS, given.seconds_per_row)
     comparisons = {row: compared(sittings) for row, sittings in times.items()}
     print(
         f"\nThis tree ({this}) against {given.base} ({commit[:10]}): CPU, {about['threads']} threads, torch"
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", nargs="?", default="", help="the revision to compare with")
     parser.add_argument("--tests", choices=TESTS, default="quick", help="what has to pass first")
-    parser.add_argument("--seconds", type=float, default=9.0, help="for each row")
+    parser.add_argument("--seconds-per-row", type=float, default=9.0, help="how long to measure it")
     parser.add_argument("--json", type=Path, help="also write all samples to this file")
     try:
         run(parser.parse_args(arguments))

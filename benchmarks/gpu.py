@@ -248,10 +248,16 @@ def run(given: argparse.Namespace, call: str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("calls", nargs="+", choices=list(TOTAL), metavar="first|second")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the results")
-    parser.add_argument("--rehearse", action="store_true", help="every part tiny, on the CPU: emulator and interpreter")
-    parser.add_argument("--programs", nargs=2, metavar=("A", "B"), help="two builds of the profile program to compare")
+    parser.add_argument("--out", type=Path, help="a folder for the results (benchmarks/results)")
+    devices = "cpu: a rehearsal, every part tiny, in emulator and interpreter; its results go to build/rehearsal"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=devices)
+    programs = "two builds of the profile program to compare"
+    parser.add_argument("--programs", type=str.split, default=[], metavar="'A B'", help=programs)
     given = parser.parse_args()
+    if len(given.programs) not in (0, 2):
+        parser.error(f"argument --programs: want two, got {' '.join(given.programs)!r}")
+    given.rehearse = given.device == "cpu"
+    given.out = given.out or ROOT / ("build/rehearsal" if given.rehearse else "benchmarks/results")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return 0 if all([run(given, call) for call in given.calls]) else 1
 

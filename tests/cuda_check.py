@@ -51,24 +51,24 @@ class Check:
         pip = (self.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", constraints)
         self.run(*pip, f"torch=={self.torch}", *PACKAGES)
 
-    def build(self, out: str | None) -> None:
-        """Builds the package; a second call compiles what changed. A copy of the module, stripped, goes to `out`."""
+    def build(self, ship: str | None) -> None:
+        """Builds the package; a second call compiles what changed. A copy of the module, stripped, goes to `ship`."""
         folders = ("--build-lib", self.package)
         build = ("build_py", *folders, "build_ext", *folders, "--build-temp", self.build_folder)
         architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
         self.run(self.python, "setup.py", "--quiet", *build, TORCH_CUDA_ARCH_LIST=architectures)
         (module,) = (self.package / "hanops").glob("_C.*.so")
         print(f"{module.relative_to(ROOT)}: {module.stat().st_size / 1e6:.1f} MB", flush=True)
-        if out:
-            stripped = ROOT / out / module.name
+        if ship:
+            stripped = ROOT / ship / module.name
             stripped.parent.mkdir(parents=True, exist_ok=True)
             stripped.unlink(missing_ok=True)
             self.run("strip", "-o", stripped, module)
             print(f"{stripped}: {stripped.stat().st_size / 1e6:.1f} MB", flush=True)
 
-    def test(self, workers: int) -> None:
+    def test(self, workers: str) -> None:
         # Not this folder's hanops, in the tests' processes either: pytest's own program, and Pythons with a safe path.
-        pytest = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider", "-n", str(workers))
+        pytest = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider", "-n", workers)
         arrays = "ignore:Conversion of an array with ndim:DeprecationWarning"
         package = {**on_package(self.package), "PYTHONSAFEPATH": "1", "HANOPS_CUDA_CHECK": "1"}
         self.run(*pytest, "-W", arrays, *OWN, *OPS, **package)
@@ -81,12 +81,12 @@ def folder_size(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--torch", default="2.11.0", help="a version whose wheel has CUDA, of nvcc's major version")
-    parser.add_argument("--python", default=sys.executable, help="which Python the environment is made with")
+    parser.add_argument("--cuda-python", default=sys.executable, help="which Python the environment is made with")
     parser.add_argument("--only", choices=STEPS, help="one step, where those before it were done")
-    parser.add_argument("--out", help="a folder for the module, stripped, to be carried to a machine with a GPU")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the tests")
+    parser.add_argument("--ship", help="a folder for the module, stripped, to be carried to a machine with a GPU")
+    parser.add_argument("--workers", default="auto", help="processes of the tests; auto: one for each core")
     arguments = parser.parse_args()
-    check = Check(arguments.torch, arguments.python)
+    check = Check(arguments.torch, arguments.cuda_python)
     if shutil.which("nvcc") is None:
         raise SystemExit("cuda-check: nvcc is not on the path: the CUDA kernels cannot be built")
     for step in STEPS:
@@ -96,7 +96,7 @@ def main() -> None:
             if step == "environment":
                 check.make_environment()
             elif step == "build":
-                check.build(arguments.out)
+                check.build(arguments.ship)
             else:
                 check.test(arguments.workers)
             print(f"==> {step}: {time.monotonic() - start:.0f} s", flush=True)

@@ -166,8 +166,8 @@ def main() -> int:
     """Runs the command line; returns 1 where a case failed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--backend", choices=BACKENDS, default="cpu")
-    options.add_argument("--cases", type=int, default=1000)
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--cases", type=int, default=20_000)
+    options.add_argument("--seed", type=int, default=1)
     options.add_argument("--case", help="one case, as a report prints it")
     given = options.parse_args()
     os.environ["TRITON_INTERPRET"] = "1"  # before the processes start

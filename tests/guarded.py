@@ -1,6 +1,6 @@
 """Runs the CPU kernels in guarded memory: every tile's edge, storage, combination of needs and instruction set.
 
-    python -m tests.guarded pairwise|full|sweep [--seed N]
+    python -m tests.guarded [pairwise] [full] [sweep] [--seed N]
 
 runs cases in a process for each instruction set, whose tensors and scratch end where a page faults. `pairwise` has
 every pair of values of two factors in some case, `full` every width with every number of rows, storage and combination
@@ -239,16 +239,16 @@ def run_child(kind: str, instruction_set: str, seed: int = 0) -> tuple[int, str]
 def main() -> int:
     """Runs the cases for every instruction set of the machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=CASES)
+    parser.add_argument("kinds", nargs="+", choices=CASES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.kind, arguments.seed, arguments.child)
+        child(arguments.kinds[0], arguments.seed, arguments.child)
         return 0
     failed = 0
-    for name in instruction_sets():
-        status, said = run_child(arguments.kind, name, arguments.seed)
+    for kind, name in product(arguments.kinds, instruction_sets()):
+        status, said = run_child(kind, name, arguments.seed)
         print(said if status == 0 else f"{name}: exit status {status}\n{said}", flush=True)
         failed += status != 0
     return 1 if failed else 0

@@ -1,6 +1,6 @@
 """Builds the native code for a sanitizer, in build/sanitize, and runs tests under it.
 
-    python -m tests.sanitize [ci|address|thread] ...
+    python -m tests.sanitize [ci] [address] [thread]
 
 `ci` is what CI runs: the baseline kernels and the CUDA emulator, at -O1, under AddressSanitizer and
 UndefinedBehaviorSanitizer. `address` has every instruction set and more tests, `thread` what threads share under
@@ -14,6 +14,7 @@ plain torch have no code of ours.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -111,7 +112,7 @@ def on_package(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "PYTEST_PLUGINS": "hanops", "HANOPS_TEST_PACKAGE": str(folder)}
 
 
-def run_tests(run: Run) -> bool:
+def run_tests(run: Run, workers: str) -> bool:
     """Tells whether the tests passed."""
     folder = build(run)
     tests = [str(ROOT / "tests" / name) for name in run.tests]
@@ -120,7 +121,7 @@ def run_tests(run: Run) -> bool:
     for capability in run.capabilities:
         print(f"==> {run.sanitizer} sanitizer, instruction set {capability}", flush=True)
         # A report goes past pytest to the terminal: it may be the last that a process says.
-        options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-n", os.environ.get("WORKERS", "2")]
+        options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-n", workers]
         command = [sys.executable, "-c", script, *options, "-k", run.chosen, *tests]
         passed &= subprocess.run(command, cwd=ROOT, env=environment(run, folder, capability)).returncode == 0
     return passed
@@ -128,10 +129,13 @@ def run_tests(run: Run) -> bool:
 
 def main() -> int:
     """Runs what is asked for."""
-    names = sys.argv[1:] or ["address", "thread"]
-    if unknown := set(names) - set(RUNS):
-        sys.exit(f"sanitize: runs are {', '.join(RUNS)}, got {', '.join(sorted(unknown))}")
-    return 0 if all([run_tests(RUNS[name]) for name in names]) else 1
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="run", help=f"{', '.join(RUNS)} (address and thread)")
+    parser.add_argument("--workers", default="auto", help="processes of the tests; auto: one for each core")
+    given = parser.parse_args()
+    if unknown := set(given.runs) - set(RUNS):
+        parser.error(f"runs are {', '.join(RUNS)}, got {', '.join(sorted(unknown))}")
+    return 0 if all([run_tests(RUNS[name], given.workers) for name in given.runs or ("address", "thread")]) else 1
 
 
 if __name__ == "__main__":

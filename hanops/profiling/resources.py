@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,13 @@ def read_report(file: Path) -> list[Resources]:
     return sorted(kernels, key=lambda kernel: kernel.kernel)
 
 
-def main() -> int:
+def main(files: Sequence[Path]) -> int:
     """Prints a table of each report and of the object file beside it; fails where a kernel of float32 has a fault.
 
     Arithmetic in float64 is for tests: its faults are told.
     """
     faults = []
-    for file in map(Path, sys.argv[1:]):
+    for file in files:
         print("Tile<arithmetic, rows, chunks, columns of a chunk, lanes, warps>; see csrc/cuda/tile.cuh\n")
         print(f"| kernel, {file.parent.name} | registers | stack, bytes | spilled, bytes | row loads in flight |")
         print("|---|---|---|---|---|")
@@ -61,7 +62,3 @@ def main() -> int:
         print()
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     return 1 if any("<double" not in fault for fault in faults) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,7 +38,7 @@ def function(file: Path, name: str) -> str:
         opening = max(text.rfind(f"{mark}\n", begin, match.start()) + 2 for mark in "{:}")  # of a class, say
         begin = opening if opening > 1 and text.rfind("template", begin, match.start()) < opening else begin
         found = textwrap.dedent(text[begin : closing(text, body.end() - 1)]) + "\n"
-        return re.sub(r' \+ HANOPS_BROKEN\("[^"]*"\)', "", found)  # the faults that a test compiles in
+        return re.sub(r'\s*\+\s*HANOPS_BROKEN\(\s*"[^"]*"\s*\)', "", found)  # the faults that a test compiles in
     raise ValueError(f"{file.relative_to(REPOSITORY)} must define {name}")
 
 

@@ -86,7 +86,7 @@ def arrows() -> dict[str, set[str]]:
     for file in sorted((REPOSITORY / "csrc").rglob("*")):
         if file.suffix in (".h", ".cpp", ".cu", ".cuh"):
             used = found.setdefault(room_of_file(file), set())
-            for name in re.findall(r'^ *#include "(.*)"', file.read_text(), flags=re.MULTILINE):
+            for name in re.findall(r'^\s*#\s*include\s*"(.*)"', file.read_text(), flags=re.MULTILINE):
                 places = [folder / name for folder in (file.parent, REPOSITORY / "csrc") if (folder / name).exists()]
                 used |= {room_of_file(place.resolve()) for place in places[:1]}
     private = {room for room in found if room.startswith("_") and room != "__main__"}

@@ -16,7 +16,7 @@ import hanops
 from hanops import backends
 from hanops.backends.native import native
 
-from . import emulation
+from . import emulation, interpreter
 from .processes import Processes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -25,6 +25,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the backends' tests run")
     parser.addoption("--fake", action="store_true", help="with --device cuda: its tests, run on the CPU")
+    parser.addoption("--all", action="store_true", help="also the tests that are marked `thorough`")
     parser.addoption("--seed", type=int, default=0, help="another seed makes other inputs; 0 is what CI runs")
 
 
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if wanted and Path(hanops.__file__).parent.parent != Path(wanted):
         raise pytest.UsageError(f"HANOPS_TEST_PACKAGE: the tests are to run on {wanted}, got {hanops.__file__}")
     config.addinivalue_line("markers", "lacks(why): the backends that have no such feature, and why")
+    config.addinivalue_line("markers", "thorough(why): left to `make test-all`, which CI runs")
     config.addinivalue_line("markers", "plain_torch: runs on the backend 'torch', a word that `-k` finds in dtypes too")
     config.addinivalue_line("markers", "only(*backends, interpreted=True): the backends that a test is about")
     hypothesis.settings.register_profile("fixed", derandomize=True)
@@ -62,6 +64,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if not config.getoption("--all") and (thorough := item.get_closest_marker("thorough")):
+            item.add_marker(pytest.mark.skip(reason=f"left to make test-all: {thorough.args[0]}"))
     if config.getoption("--device") == "cpu":
         return
     fixtures = {item: set(getattr(item, "fixturenames", ())) for item in items}
@@ -93,6 +98,8 @@ def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[st
         pytest.skip(lacks.args[0][request.param])
     if request.param == "cuda" and device.type == "cpu":
         emulation.load()
+    if request.param == "triton" and device.type == "cpu":
+        interpreter.patch_once()
     with hanops.use_backend(request.param):
         yield request.param
 

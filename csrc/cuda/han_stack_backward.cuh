@@ -42,10 +42,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
   const uint8_t* sign_memory = call.abs_layers > 0 ? call.signs : reinterpret_cast<const uint8_t*>(packed.layers);
 
   // All thread groups of a block take part in every round, the last ones perhaps with no rows.
-  int64_t round = 0;
-  for (int64_t index = part; (index - threads.index()) * Tile::R < call.rows; index += parts, ++round) {
+  // With sums the round is needed and the tile follows from it, without them the tile alone: registers are few.
+  int64_t round = 0, next = part;
+  const auto index = [&] { return kSums ? round * parts + part : next; };
+  for (; (index() - threads.index()) * Tile::R < call.rows; ++round, next += parts) {
     if (kSums) sums.template begin<kX>(round);
-    const TileRows<Tile> tile(index, call.rows);
+    const TileRows<Tile> tile(index(), call.rows);
     const unsigned own = threads.registers(tile.own);
     const int64_t sign_row = (group * call.rows + tile.first) * call.abs_layers + call.abs_layers - 1;
     const uint8_t* layer_signs = sign_memory + (call.abs_layers > 0 ? sign_row * sign_bytes : 0) + place.byte;

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from hanops._in_place import copy_after, is_plain
 from hanops.definition.checks import DTYPES
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanStack, _check_count
-from hanops.selection import choose
+from hanops.selection import choose, kinds, pattern
 
 # Those of hidden layers, without parameters: an absolute value may take their place.
 _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Hardswish, Abs, GroupSort),
 )
+
+_NOT_SQUARE = "not square"
+_UNSEEN = "no activation follows in an nn.Sequential"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Row:
         converted: whether it was replaced.
         before: its parameters.
         after: those of what took its place.
+        notes: which modules after it no longer work in place, for its output is kept for the backward.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Row:
     converted: bool
     before: int
     after: int
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,16 @@ class Conversion:
     after: int
 
     def __str__(self) -> str:
-        cells = [("layer", "was", "parameters", "now", "parameters")]
+        cells: list[tuple[str, ...]] = [("layer", "was", "parameters", "now", "parameters", "notes")]
         for row in self.rows:
             now = row.now if row.converted else f"left: {row.now}"
-            cells.append((row.name, row.was, f"{row.before:,}", now, f"{row.after:,}"))
-        cells.append(("whole model", "", f"{self.before:,}", "", f"{self.after:,}"))
+            cells.append((row.name, row.was, f"{row.before:,}", now, f"{row.after:,}", row.notes))
+        cells.append(("whole model", "", f"{self.before:,}", "", f"{self.after:,}", ""))
+        if not any(row.notes for row in self.rows):
+            cells = [row[:-1] for row in cells]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        line = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<><>", widths, strict=True))
-        return "\n".join(line.format(*row) for row in cells)
+        line = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<><><", widths, strict=False))
+        return "\n".join(line.format(*row).rstrip() for row in cells)
 
 
 def convert(
@@ -85,11 +93,15 @@ def convert(
     `where` chooses them: then they become a `HanStack` with `final_abs=False`, which keeps signs as they do, and what
     follows them stays: an activation that the model's forward calls, a norm, a sigmoid, or nothing.
 
+    A Han layer keeps its output for the backward, so nothing may change it in place: `inplace=False` is set on the
+    activations and dropouts that may follow, and the report names them.
+
     Han layers start anew: train the model afterwards, and make the optimizer afterwards, for the parameters are others.
     Dtype, device, training mode, `requires_grad` and `bias=False` are those of the Linear. Left alone, with the reason
-    in the report: Linears that are shared or tied, parametrized, of a subclass, with hooks, or in
-    `nn.MultiheadAttention`. A model that reads the `weight` of a Linear instead of calling it raises an AttributeError
-    when it runs; `nn.TransformerEncoderLayer`, whose fast path in evaluation does so, runs without that path.
+    in the report: Linears that are shared or tied, parametrized, of a subclass, with hooks, part of another dense layer
+    as in peft's adapters, or in `nn.MultiheadAttention`. A model that reads the `weight` of a Linear instead of calling
+    it raises an AttributeError when it runs; `nn.TransformerEncoderLayer`, whose fast path in evaluation does so, runs
+    without that path.
 
     Args:
         model: holds the Linears.
@@ -144,20 +156,23 @@ def convert(
         elif layer.name in left:
             continue
         elif not layer.square and sandwich is None:
-            left[layer.name] = "not square"
+            left[layer.name] = _NOT_SQUARE
         elif chosen is None and layer.activation is None:
-            left[layer.name] = "no activation follows in an nn.Sequential"
+            left[layer.name] = _UNSEEN
         elif runs and _continues(runs[-1][-1], layer):
             runs[-1].append(layer)
         else:
             runs.append([layer])
     if not runs:
-        reasons = "; ".join(f"{layer.name}: {left[layer.name]}" for layer in layers)
-        raise ValueError(f"convert: model must hold a Linear that can be converted, got none ({reasons})")
+        raise ValueError(_nothing_to_convert(layers, left))
 
     before = _count(model)
     made = [_make(run, depth, sandwich) for run in runs]  # all of them first, so that an error leaves the model whole
     rows = {row.name: row for run, new in zip(runs, made, strict=True) for row in _put(run, new)}
+    for run, new in zip(runs, made, strict=True):
+        if isinstance(new, HanStack) and (copying := copy_after(model, _places(model, run[-1]))):
+            first = run[0].name
+            rows[first] = replace(rows[first], notes=f"no longer in place: {kinds(copying)}")
     for layer in layers:
         if layer.name in left:
             size = _count(layer.module)
@@ -209,7 +224,7 @@ def _dense_layers(model: nn.Module) -> Iterator[_Dense]:
 
 def _neighbours(parent: nn.Module, key: str) -> tuple[str | None, str | None]:
     """Returns the keys of what is called before and after a child, where the order can be seen."""
-    if not isinstance(parent, nn.Sequential) or type(parent).forward is not nn.Sequential.forward:
+    if not is_plain(parent):
         return None, None
     keys = [None, *parent._modules, None]
     position = keys.index(key)
@@ -229,8 +244,43 @@ def _obstacles(model: nn.Module, layers: list[_Dense]) -> dict[str, str]:
     for path, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             holders[id(parameter)].append(f"{path}.{key}" if path else key)
-    found = {layer.name: _obstacle(layer, holders) for layer in layers}
+    found = {layer.name: _part_of_another(model, layer) or _obstacle(layer, holders) for layer in layers}
     return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def _part_of_another(model: nn.Module, layer: _Dense) -> str | None:
+    """Tells a Linear inside a dense layer of another package, such as the base layer and the adapters of peft."""
+    holder = model
+    for key in [*layer.name.split("."), ""]:
+        own = any(base.__name__ == "BaseTunerLayer" for base in type(holder).__mro__)  # peft's, of any kind
+        if holder is not layer.module and (own or _is_dense(holder)):
+            return f"part of a {type(holder).__module__}.{type(holder).__name__}"
+        if holder is layer.module:
+            return None
+        holder = getattr(holder, key)
+    return None
+
+
+def _nothing_to_convert(layers: list[_Dense], left: dict[str, str]) -> str:
+    """Returns what to say where no layer can be converted: how many, of which kinds, why, and what helps."""
+    groups = Counter((pattern(layer.name), str(layer), left[layer.name]) for layer in layers).most_common()
+    lines = [f"convert: model must hold a Linear that can be converted, got none of {len(layers)}:"]
+    for (name, was, reason), count in groups[:5]:
+        lines.append(f"  {name}, {was}{'' if count == 1 else f', {count} of them'}: {reason}")
+    if rest := sum(count for _, count in groups[5:]):
+        lines.append(f"  and {rest} more")
+    names = {reason: name for (name, _, reason), _ in reversed(groups)}  # of each reason the most frequent
+    if _UNSEEN in names:
+        lines.append(f'where="{names[_UNSEEN]}" chooses Linears wherever the model calls them; its activations stay.')
+    if _NOT_SQUARE in names:
+        lines.append(f'where="{names[_NOT_SQUARE]}", sandwich=30 is for those not square: Linear, Han layers, Linear.')
+    return "\n".join(lines)
+
+
+def _places(model: nn.Module, layer: _Dense) -> list[str]:
+    """Returns the paths at which the model holds a layer: its parent may be shared."""
+    holders = [path for path, module in model.named_modules(remove_duplicate=False) if module is layer.parent]
+    return [f"{path}.{layer.key}" if path else layer.key for path in holders]
 
 
 def _obstacle(layer: _Dense, holders: dict[int, list[str]]) -> str | None:

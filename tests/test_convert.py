@@ -189,7 +189,7 @@ def test_a_sequential_with_its_own_forward_is_not_seen_through():
             return x + self[1](self[0](x))
 
     model = Skip(nn.Linear(8, 8), nn.ReLU())
-    with pytest.raises(ValueError, match=r"0: no activation follows in an nn\.Sequential"):
+    with pytest.raises(ValueError, match=r"0, Linear\(8, 8\): no activation follows in an nn\.Sequential"):
         hanops.convert(model)
     hanops.convert(model, where="0", verbose=False)
     assert not model[0].final_abs
@@ -198,7 +198,9 @@ def test_a_sequential_with_its_own_forward_is_not_seen_through():
 
 def test_layers_that_are_attributes():
     model, x = Functional(), torch.randn(3, 8)
-    with pytest.raises(ValueError, match=r"first: no activation follows in an nn\.Sequential; second: no activation"):
+    with pytest.raises(
+        ValueError, match=r"first, Linear\(8, 8\): no activation .*\n  second, Linear\(8, 8\): no activation"
+    ):
         hanops.convert(model)
     assert isinstance(model.first, nn.Linear)
     hanops.convert(model, depth=2, where=["first", "sec*"], verbose=False)
@@ -313,7 +315,9 @@ def test_transformer_encoder(layers):
 
 def test_transformer_with_default_where_is_refused_with_reasons():
     model = nn.TransformerEncoderLayer(16, 2, 32)
-    with pytest.raises(ValueError, match=r"linear1: not square; linear2: not square; self_attn\.out_proj: nn\.Multi"):
+    with pytest.raises(
+        ValueError, match=r"linear1, .*: not square\n  linear2, .*: not square\n  self_attn\.out_proj, .*: nn\.Multi"
+    ):
         hanops.convert(model)
 
 
@@ -450,7 +454,7 @@ def test_errors_leave_the_model_as_it_was():
         (
             {"where": "0"},
             ValueError,
-            "got none (0: not square; 2: where does not choose it; 4: where does not choose it)",
+            "got none of 3:\n  0, Linear(2, 8): not square\n  2, Linear(8, 8): where does not choose it\n",
         ),
     ]:
         with pytest.raises(error, match=re.escape(message)):
@@ -465,3 +469,136 @@ def test_errors_leave_the_model_as_it_was():
     hanops.convert(model, verbose=False)
     with pytest.raises(ValueError, match="convert: model must hold a Linear that can be converted, got none"):
         hanops.convert(model)
+
+
+class Blocks(nn.Module):
+    """Many layers of three kinds, as transformers have them."""
+
+    def __init__(self, blocks=50):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict([("proj", nn.Linear(8, 8)), ("mlp", Mlp(8, 16))]) for _ in range(blocks)
+        )
+
+
+def test_the_error_is_short_and_names_what_helps():
+    with pytest.raises(ValueError, match="convert") as raised:
+        hanops.convert(Blocks())
+    assert str(raised.value).splitlines() == [
+        "convert: model must hold a Linear that can be converted, got none of 150:",
+        "  blocks.*.proj, Linear(8, 8), 50 of them: no activation follows in an nn.Sequential",
+        "  blocks.*.mlp.fc1, Linear(8, 16), 50 of them: not square",
+        "  blocks.*.mlp.fc2, Linear(16, 8), 50 of them: not square",
+        'where="blocks.*.proj" chooses Linears wherever the model calls them; its activations stay.',
+        'where="blocks.*.mlp.fc1", sandwich=30 is for those not square: Linear, Han layers, Linear.',
+    ]
+    assert len(converted(hanops.convert(Blocks(), where="blocks.*.proj", verbose=False))) == 50
+    assert len(converted(hanops.convert(Blocks(), where="blocks.*.mlp.fc1", sandwich=30, verbose=False))) == 50
+    with pytest.raises(ValueError, match="convert: where has 'fc'") as raised:
+        hanops.convert(Blocks(), where="fc")
+    assert str(raised.value) == (
+        "convert: where has 'fc', which is none of blocks.*.proj (50), blocks.*.mlp.fc1 (50), blocks.*.mlp.fc2 (50)"
+    )
+    many = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8 + n), nn.Tanh()) for n in range(1, 90)))
+    with pytest.raises(ValueError, match="and 84 more") as raised:
+        hanops.convert(many)
+    assert len(str(raised.value).splitlines()) <= 10
+
+
+# ---- what works in place after a layer
+
+
+class Residual(nn.Module):
+    """A layer, then a dropout that its holder calls, then an activation of the holder of both."""
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj, self.drop = nn.Linear(8, 8), nn.Dropout(0.0, inplace=True)
+
+        def forward(self, x):
+            return self.drop(self.proj(x))
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.inner, self.norm = nn.SiLU(inplace=True), self.Inner(), nn.LayerNorm(8)
+        self.far = nn.Sequential(nn.Linear(8, 8), nn.ReLU6(inplace=True))
+
+    def forward(self, x):
+        return self.norm(x + self.far(self.act(self.inner(x))))
+
+
+def sequence(*after):
+    return nn.Sequential(nn.Linear(8, 8), *after, nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "wanted"),
+    [
+        (lambda: sequence(nn.ReLU(), nn.Dropout(0.5, inplace=True)), None, "2"),
+        (lambda: sequence(nn.ReLU(inplace=True)), "0", None),
+        (lambda: sequence(nn.Hardtanh(inplace=True), nn.ReLU(inplace=True)), "0", "1"),
+        (lambda: sequence(nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Hardtanh(inplace=True)), "0", "3"),
+        (lambda: sequence(nn.Dropout(), nn.Dropout(0.5, inplace=True), nn.Threshold(0, 0, True)), "0", "2, 3"),
+        (lambda: sequence(nn.LayerNorm(8), nn.Dropout(0.5, inplace=True)), "0", None),
+        (lambda: nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Hardtanh(inplace=True)), "0.0", "1"),
+        (lambda: nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Hardtanh(inplace=True))), "0", "1.0"),
+        (Residual, "inner.proj", "inner.drop, act"),
+    ],
+)
+def test_nothing_works_in_place_on_the_output_of_a_layer(make, where, wanted):
+    model = make()
+    in_place = {name for name, module in model.named_modules() if getattr(module, "inplace", False)}
+    report = hanops.convert(model, where=where, verbose=False)
+    notes = [row.notes for row in report.rows if row.notes]
+    assert notes == ([] if wanted is None else [f"no longer in place: {wanted}"])
+    left = {name for name, module in model.named_modules() if getattr(module, "inplace", False)}
+    replaced = {name for name in in_place if isinstance(model.get_submodule(name), nn.Identity)}
+    assert left == in_place - replaced - set((wanted or "").split(", "))
+    assert ("notes" in str(report)) == (wanted is not None)
+    for mode in (True, False):  # a dropout in evaluation hands its input on
+        model.train(mode)(torch.randn(5, 8)).square().sum().backward()
+
+
+def test_a_shared_activation_works_in_place_nowhere():
+    class Shared(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.fc, self.act = nn.Linear(8, 8), act
+
+        def forward(self, x):
+            return self.act(self.fc(x))
+
+    model = nn.Sequential(*[Shared(nn.ReLU(inplace=True))] * 2)
+    report = hanops.convert(model, where="*.fc", verbose=False)
+    assert report.rows[0].notes == "no longer in place: 0.act"
+    model(torch.randn(5, 8)).sum().backward()
+
+
+# ---- layers of other packages that hold a Linear
+
+
+class Adapted(nn.Module):
+    """A dense layer as peft makes them."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features = self.out_features = 8
+            self.base_layer, self.lora_a = nn.Linear(8, 8), nn.ModuleDict({"default": nn.Linear(8, 8)})
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.proj = self.Linear(), nn.Linear(8, 8)
+
+
+def test_a_linear_inside_another_dense_layer_is_left():
+    model = Adapted()
+    report = hanops.convert(model, where="*", sandwich=4, verbose=False)
+    part = f"part of a {__name__}.Linear"
+    assert reasons(report) == {
+        "fc": f"of class {__name__}.Linear",
+        "fc.base_layer": part,
+        "fc.lora_a.default": part,
+    }
+    assert list(converted(report)) == ["proj"]

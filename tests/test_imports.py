@@ -20,11 +20,12 @@ ARROWS = {
     "functional": "ops",
     "modules": "functional definition",
     "models": "modules definition",
-    "conversion": "modules models selection definition",
+    "conversion": "modules models selection _in_place definition",
     "optim": "modules selection",
     "metrics": "modules models",
+    "_flops": "ops",
     "distributed": "modules ops backends definition",
-    "hanops": "backends ops functional modules models conversion optim metrics distributed",  # the package itself
+    "hanops": "backends ops functional modules models conversion optim metrics distributed _flops",  # itself
     "profiling": "hanops backends definition",
     "__main__": "hanops backends profiling",
 }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import hanops
 
@@ -80,3 +81,55 @@ def test_decay_only_shrinks_u():
             kept = 1 if grouped else 1 - rate * decay
             torch.testing.assert_close(norms[-1].square(), (kept * norms[-2]).square() + step.square())
         assert (norms[-1] >= norms[0]).all() if grouped else (norms[-1] < 0.5 * norms[0]).all()
+
+
+# ---- timm's groups
+
+
+def names(model, group):
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [known[id(parameter)] for parameter in group["params"]]
+
+
+def network():
+    return nn.Sequential(nn.Linear(8, 8), hanops.HanStack(8, 3), nn.LayerNorm(8), hanops.HanStack(8, 2, groups=4))
+
+
+def test_timms_groups_without_han_layers():
+    model = network()
+    free, decayed = hanops.param_groups_weight_decay(model, 0.1)
+    assert names(model, free) == ["0.bias", "1.u", "1.b", "2.weight", "2.bias", "3.u", "3.b"]
+    assert (names(model, decayed), free["weight_decay"], decayed["weight_decay"]) == (["0.weight"], 0.0, 0.1)
+    model[0].weight.requires_grad_(False)
+    (free,) = hanops.param_groups_weight_decay(model, 0.1)
+    assert len(free["params"]) == 7
+    plain = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+    _, decayed = hanops.param_groups_weight_decay(
+        plain, 0.1, weight_decay_exclude_1d=False, no_weight_decay_list=["1.*"]
+    )
+    assert names(plain, decayed) == ["0.weight", "0.bias"]
+    (all_of_them,) = hanops.param_groups_weight_decay(plain, 0)
+    assert (len(all_of_them["params"]), all_of_them["weight_decay"]) == (4, 0.0)
+
+
+def test_parametrized_reflectors_do_not_decay():
+    model = network()
+    parametrizations.weight_norm(model[1], "u")
+    parametrizations.spectral_norm(model[1], "b")
+    originals = ["1.parametrizations.u.original0", "1.parametrizations.u.original1"]
+    free, decayed = hanops.param_groups_weight_decay(model, 0.1)
+    assert {*originals, "1.parametrizations.b.original"} <= set(names(model, free))
+    assert names(model, decayed) == ["0.weight"]
+    decayed, free = hanops.no_weight_decay(model, 0.1)
+    assert names(model, free) == [*originals, "3.u"]
+    assert "1.parametrizations.b.original" in names(model, decayed)
+
+
+def test_errors_of_timms_groups():
+    model = hanops.HanStack(8, 3)
+    with pytest.raises(ValueError, match="param_groups_weight_decay: weight_decay must be at least 0, got -1"):
+        hanops.param_groups_weight_decay(model, -1)
+    with pytest.raises(TypeError, match=r"param_groups_weight_decay: model must be an nn\.Module"):
+        hanops.param_groups_weight_decay(model.parameters())
+    with pytest.raises(TypeError, match="no_weight_decay_list must be names or patterns, got 'u'"):
+        hanops.param_groups_weight_decay(model, 0.1, no_weight_decay_list="u")

@@ -49,10 +49,10 @@ kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list r
 cuda-check:  ## build with nvcc for CUDA's TORCH=2.11.0 (5 GB), test without a GPU; CUDA_PYTHON, ONLY=build, SHIP=DIR
 	@$(PYTHON) -m tests.cuda_check $(call given,TORCH CUDA_PYTHON ONLY SHIP WORKERS)
 
-TEST = $(PY) -m pytest -q --durations=10 -n $(or $(WORKERS),auto) --dist worksteal
+TEST = $(PY) -m tests.emulation && $(PY) -m pytest -q --durations=10 -n $(or $(WORKERS),auto) --dist worksteal
 test: build  ## the tests, in as many processes as there are cores, or in WORKERS
 	@$(TEST)
-test-all: build  ## also the tests that are left to CI: Triton's kernels compiled for every GPU
+test-all: build  ## also the tests that are left to CI: the Triton kernels compiled for every GPU and dtype
 	@$(TEST) --all
 sanitize: build  ## tests of the native code under address, undefined-behaviour and thread sanitizers; SUBSET=ci
 	@$(PY) -m tests.sanitize $(SUBSET) $(call given,WORKERS)

@@ -122,6 +122,12 @@ def interpreted(backend: str, device: torch.device) -> bool:
     return backend == "triton" and device.type == "cpu"
 
 
+@pytest.fixture
+def emulated(backend: str, device: torch.device) -> bool:
+    """Whether CUDA kernels run in the emulator, hundreds of times slower than on a CPU's vectors."""
+    return backend == "cuda" and device.type == "cpu"
+
+
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -1,4 +1,7 @@
-"""Builds and loads the CUDA emulator (tests/cuda_emulator), which runs the CUDA kernels on the CPU."""
+"""Builds and loads the CUDA emulator (tests/cuda_emulator), which runs the CUDA kernels on the CPU.
+
+`python -m tests.emulation` builds it and all else that tests would build, on all cores, before they start.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 BUILD = Path(os.environ.get("HANOPS_TEST_BUILD", ROOT / "build" / "cmake"))
 
 
+@cache
 def build(*targets: str) -> None:
     """Builds targets of CMakeLists.txt beside the extension module, in one process at a time: Ninja locks nothing.
 
@@ -50,3 +54,10 @@ def load() -> ctypes.CDLL:
     library = BUILD / "libcuda_emulator.so"
     torch.ops.load_library(library)
     return ctypes.CDLL(str(library))
+
+
+if __name__ == "__main__":
+    try:
+        build("for_tests")
+    except RuntimeError as error:
+        sys.exit(str(error))

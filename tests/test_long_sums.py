@@ -28,7 +28,7 @@ def test_sums_over_many_rows(backend, device, features, layers):
 # one term in a tile of Triton's, and many tiles for each of its programs
 @pytest.mark.only("cuda", "triton")
 @pytest.mark.parametrize(
-    ("features", "every", "rows", "rows_on_gpu"), [(2, 64, 1 << 15, 1 << 24), (4100, 8, 1 << 9, 1 << 15)]
+    ("features", "every", "rows", "rows_on_gpu"), [(2, 64, 1 << 15, 1 << 24), (4100, 8, 3 << 7, 1 << 15)]
 )
 def test_small_terms_after_a_large_one(backend, device, features, every, rows, rows_on_gpu):
     """One added after another to 2^24 would be lost: so are those of the first tiles, whatever the number of rows."""

@@ -19,7 +19,9 @@ def commands(verb: str, **variables: str) -> list[list[str]]:
     """Returns the words of what a verb would run of this project's programs."""
     command = ["make", "--dry-run", verb, *(f"{name}={value}" for name, value in variables.items())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [found.split() for found in re.findall(r"python3? -m ((?:benchmarks|docs|examples|tests)\..*)", done.stdout)]
+    return [
+        found.split() for found in re.findall(r"python3? -m ((?:benchmarks|docs|examples|tests)\.[^&\n]*)", done.stdout)
+    ]
 
 
 @needs_make

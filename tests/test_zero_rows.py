@@ -13,8 +13,9 @@ from .accuracy import problem
     [(torch.float16, 40), (torch.float16, 4100), (torch.float16, 16390), (torch.float64, 4100)],
     ids=str,
 )
-def test_rows_without_a_gradient(backend, device, dtype, features):
-    p = problem(5, features, 2, dtype, groups=2, device=device)
+def test_rows_without_a_gradient(backend, device, dtype, features, interpreted):
+    groups = 1 if interpreted and features > 16384 else 2  # rows of two groups are in memory at 4100, of float64
+    p = problem(5, features, 2, dtype, groups=groups, device=device)
     p.dy[..., [1, 4], :] = 0
     y, signs = torch.ops.hanops.han_stack_forward(p.x, p.u, p.b, True, True)
     spoiled = y.clone()

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -73,15 +74,16 @@ def test_killed_at_random_times(program, tmp_path, request):
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     undisturbed.mkdir()
     out.mkdir()
-    process = started(program, undisturbed)
+    process, begin = started(program, undisturbed), time.monotonic()
     process.join(120)
+    seconds = time.monotonic() - begin
     assert process.exitcode == 0, (undisturbed / "printed").read_text()
     states = {file.name: torch.load(file) for file in undisturbed.glob("*.pt")}
     far = dict.fromkeys(states, 0)
     rng = random.Random(request.config.getoption("--seed"))
     killed = 0
     while (process := started(program, out)).exitcode is None:
-        process.join(10 ** rng.uniform(-2, -0.2) if killed < KILLS else 120)
+        process.join(seconds * 10 ** rng.uniform(-2, -0.7) if killed < KILLS else 120)
         if process.exitcode is not None:
             break
         os.kill(process.pid, rng.choice((signal.SIGINT, signal.SIGKILL)))

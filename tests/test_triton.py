@@ -14,15 +14,15 @@ from hanops.backends.triton.tiles import FUSED_LIMIT
 from hanops.profiling.ahead_of_time import WIDTHS
 
 
-def test_batch_size_depth_and_strides_are_run_time_values():
+def test_rows_layers_and_strides_are_run_time_values():
     """None of them is part of what Triton compiles a kernel for."""
     script = (
-        "from hanops.backends.triton import han_stack_kernels as k, streaming_kernels as s\n"
-        "kernels = [k.prepare, k.sum_parts, k.finish, k.forward, k.backward, k.parameter_gradients,"
+        "from hanops.backends.triton import han_stack_kernels as k, parameter_kernels as p, streaming_kernels as s\n"
+        "kernels = [p.prepare, p.sum_parts, p.finish, k.forward, k.backward, k.parameter_gradients,"
         " s.forward_streaming, s.backward_streaming]\n"
         "for kernel in kernels:\n"
-        "    for p in kernel.params:\n"
-        "        assert p.is_constexpr or p.name.startswith('p_') or p.do_not_specialize, (kernel, p.name)\n"
+        "    for a in kernel.params:\n"
+        "        assert a.is_constexpr or a.name.startswith('p_') or a.do_not_specialize, (kernel, a.name)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True

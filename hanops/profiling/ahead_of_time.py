@@ -66,7 +66,7 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
     """Yields the kernels that stacks of these widths run, with all gradients wanted, in order of width."""
     for storage in storages:
         wide = storage == "float64"
-        same: dict[str, Any] = {"A": tl.float64 if wide else tl.float32, "VECTOR": True}
+        same: dict[str, Any] = {"A": tl.float64 if wide else tl.float32, "FOURS": True}
         gradients = {"DU": True, "DB": True}
         for features in widths:
             size = sign_bytes(features, chunked=True)
@@ -75,7 +75,7 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
                 backward_tile(features, wide),
                 parameter_tile(wide),
             )
-            stack = {**same, "S": size}
+            stack = {**same, "BYTES": size}
             stream = streaming_tile()
             streaming = {**stack, "C": stream.C}
             if forward is None:
@@ -106,7 +106,7 @@ def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
     found = {kernel.name.removesuffix("_streaming"): kernel for kernel in table((storage,), (features,))}
 
     def with_constants(kernel: Kernel, **constants: bool) -> Kernel:
-        return replace(kernel, constants={**kernel.constants, "VECTOR": features % 4 == 0, **constants})
+        return replace(kernel, constants={**kernel.constants, "FOURS": features % 4 == 0, **constants})
 
     return {
         "forward": with_constants(found["forward"], SAVE=False),

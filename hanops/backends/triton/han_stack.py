@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hanops.backends.triton import han_stack_kernels as kernels
-from hanops.backends.triton import streaming_kernels
+from hanops.backends.triton import parameter_kernels, streaming_kernels
 from hanops.backends.triton.tiles import (
     FUSED_LIMIT,
     Tile,
@@ -126,7 +126,7 @@ def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[T
     norms = torch.empty(layers, 2, dtype=stack.dtype, device=stack.device)
     u = u.contiguous()
     b_rows = u if b is None else b.contiguous()
-    kernels.prepare[(layers,)](
+    parameter_kernels.prepare[(layers,)](
         u, b_rows, packed, norms, stack.features, D=columns, A=stack.arithmetic, HAS_B=b is not None
     )
     return packed, norms
@@ -144,7 +144,7 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool)
         return y, _to_device_layout(signs, stack, save)
     rows = _Rows.of(x, stack.groups)
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
-    options = {"A": stack.arithmetic, "S": size, "SAVE": save, "VECTOR": rows.in_fours}
+    options = {"A": stack.arithmetic, "BYTES": size, "SAVE": save, "FOURS": rows.in_fours}
     tile, stream = forward_tile(stack.features, stack.wide), streaming_tile()
     options |= (tile or stream).options(_TRITON_BACKEND)
     with _on(stack.device):
@@ -210,10 +210,10 @@ def _backward(
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
     options = {
         "A": stack.arithmetic,
-        "S": size,
+        "BYTES": size,
         "DU": needs_du,
         "DB": needs_db,
-        "VECTOR": g_rows.in_fours and y_rows.in_fours,
+        "FOURS": g_rows.in_fours and y_rows.in_fours,
     }
     tile, stream = backward_tile(stack.features, stack.wide), streaming_tile()
     launch = {**options, **(tile or stream).options(_TRITON_BACKEND)}
@@ -264,11 +264,11 @@ def _backward(
     if parts * sets > 1:
         length, block = stack.layers * 2 * columns, 128
         totals = new(stack.groups, length)
-        kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
-            partials, totals, length, parts * sets, P=16, BLOCK=block
+        parameter_kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
+            partials, totals, length, parts * sets, PARTS=16, BLOCK=block
         )
         partials = totals
-    kernels.finish[(stack.groups * stack.layers,)](
+    parameter_kernels.finish[(stack.groups * stack.layers,)](
         partials, packed, norms, du, db, stack.features, D=columns, DU=needs_du, DB=needs_db
     )
 

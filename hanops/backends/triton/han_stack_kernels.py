@@ -1,9 +1,17 @@
 """The Triton kernels of the Han stack: a tile of rows stays in registers while every layer passes over it.
 
-A tile has R * Q rows, r * Q + q of them in registers r and lanes q. Its columns are K chunks of C: chunk m, of shape
-[Q, R, C], holds columns m C ... m C + C - 1. Columns past `features` hold 0 throughout. The lanes' axis comes first,
-which is where Triton spreads what it loads: in any other order rows would move between lanes, through shared memory.
-Sign bits have S bytes per row and layer: bit k of byte c is column k S + c.
+The letters, in all files of the Triton kernels; csrc/cuda/tile.cuh has the same:
+    A  type of the arithmetic: float32, or float64
+    R  rows that a lane has in registers    Q  lanes that have other rows: a tile has R * Q
+    K  chunks of a row                      C  columns of a chunk: 4 of each lane (V in CUDA) that shares a row
+    D  columns of w and b as packed: a row's, padded
+Words in capitals are constants too: BYTES of sign bits, SAVE them, FOURS of columns can be read at once; DX, DU, DB
+are wanted; FUSED: du and db are summed here.
+
+Row r * Q + q of a tile is in register r of lanes q. Chunk m, of shape [Q, R, C], holds columns m C ... m C + C - 1.
+Columns past `features` hold 0 throughout. The lanes' axis comes first, which is where Triton spreads what it loads: in
+any other order rows would move between lanes, through shared memory.
+Sign bits have BYTES bytes per row and layer: bit k of byte c is column k BYTES + c.
 Names: p_ pointers, o_ offsets, m_ masks; w and b are the packed parameters, [layers, {w, b}, D] for each group.
 """
 
@@ -97,9 +105,9 @@ def _reflect(x, p_w, features, columns, D: tl.constexpr, C: tl.constexpr, K: tl.
 
 
 @triton.jit
-def _store_signs(p_signs, o_signs, m_row, columns, z, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
-    """Packs the signs of z: each of the S / C chunks of bytes takes its bits from 8 chunks of columns."""
-    step: tl.constexpr = S // C
+def _store_signs(p_signs, o_signs, m_row, columns, z, BYTES: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+    """Packs the signs of z: each of the BYTES / C chunks of bytes takes its bits from 8 chunks of columns."""
+    step: tl.constexpr = BYTES // C
     for h in tl.static_range(step):
         byte = tl.zeros_like(z[0]).to(tl.uint32)
         for j in tl.static_range(8):
@@ -109,17 +117,17 @@ def _store_signs(p_signs, o_signs, m_row, columns, z, S: tl.constexpr, C: tl.con
 
 
 @triton.jit
-def _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
+def _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, BYTES: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
     """s g and s x for the chunks from column `first` on; x may be an empty tuple."""
     gz = ()
     z = ()
     for m in tl.static_range(K):
-        if C <= S:
-            k = (first + m * C) // S
-            o_byte = o_signs + ((first + m * C) % S + columns)
+        if C <= BYTES:
+            k = (first + m * C) // BYTES
+            o_byte = o_signs + ((first + m * C) % BYTES + columns)
         else:  # the bits of a chunk's columns lie in different places of their bytes
-            k = (m * C + columns) // S
-            o_byte = o_signs + tl.max_contiguous((m * C + columns) % S, [1, 1, 4])
+            k = (m * C + columns) // BYTES
+            o_byte = o_signs + tl.max_contiguous((m * C + columns) % BYTES, [1, 1, 4])
         byte = tl.load(p_signs + o_byte, mask=m_row, other=0)
         gz = gz + (_flip(g[m], byte, k),)
         if len(x) > 0:
@@ -171,98 +179,17 @@ def _fold(
                     tl.store(p, tl.zeros_like(running))
 
 
-# ---- parameters
-
-
-@triton.jit(do_not_specialize=["features", "layers"])
-def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.constexpr, HAS_B: tl.constexpr):
-    """Packs w = u / |u| and b of one layer, 0 beyond `features`; |u| is kept as two factors that do not overflow."""
-    BLOCK: tl.constexpr = 1024
-    layer = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    p_u += layer * features
-    p_packed += layer * 2 * D
-    largest = tl.zeros((BLOCK,), A)
-    for first in range(0, D, BLOCK):
-        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A)
-        largest = tl.maximum(largest, tl.abs(u))
-    scale = tl.max(largest, axis=0)
-    scale = tl.where(scale > 0, scale, 1.0).to(A)
-    squares = tl.zeros((BLOCK,), A)
-    for first in range(0, D, BLOCK):
-        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A) / scale
-        squares += u * u
-    norm = tl.sqrt(tl.sum(squares, axis=0))
-    inverse = 1.0 / tl.where(norm == 0, 1.0, norm).to(A)  # u = 0: w = 0, and H = I
-    for first in range(0, D, BLOCK):
-        m_u = first + columns < features
-        u = tl.load(p_u + first + columns, mask=m_u, other=0.0).to(A)
-        tl.store(p_packed + first + columns, u / scale * inverse, mask=first + columns < D)
-        b = -1.0 * tl.zeros((BLOCK,), A)  # x + -0.0 is x, even for x = -0.0
-        if HAS_B:
-            b = tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0).to(A)
-        tl.store(p_packed + D + first + columns, b, mask=first + columns < D)
-    tl.store(p_norms + 2 * layer, scale)
-    tl.store(p_norms + 2 * layer + 1, norm)
-
-
-@triton.jit(do_not_specialize=["size", "parts"])
-def sum_parts(p_partials, p_sums, size, parts, P: tl.constexpr, BLOCK: tl.constexpr):
-    """Sums the partial du and db of a group, (parts, size), in a fixed order."""
-    blocks = tl.cdiv(size, BLOCK)
-    group = (tl.program_id(0) // blocks).to(tl.int64)
-    o_column = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    o_part = tl.arange(0, P)
-    total = tl.zeros((P, BLOCK), p_sums.dtype.element_ty)
-    p_partials += group * parts * size
-    for first in range(0, parts, P):
-        part = (first + o_part)[:, None].to(tl.int64)
-        total += tl.load(p_partials + part * size + o_column[None, :], mask=(part < parts) & (o_column < size)[None, :],
-                         other=0.0)  # fmt: skip
-    tl.store(p_sums + group * size + o_column, tl.sum(total, axis=0), mask=o_column < size)
-
-
-@triton.jit(do_not_specialize=["features"])
-def finish(p_sums, p_packed, p_norms, p_du, p_db, features, D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr):
-    """du = (dw - (w . dw) w) / |u| of one layer, 0 where u = 0; and db."""
-    BLOCK: tl.constexpr = 1024
-    A: tl.constexpr = p_sums.dtype.element_ty
-    layer = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    p_sums += layer * 2 * D
-    p_packed += layer * 2 * D
-    if DU:
-        along = tl.zeros((BLOCK,), A)
-        for first in range(0, D, BLOCK):
-            m_u = first + columns < features
-            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
-            along += dw * tl.load(p_packed + first + columns, mask=m_u, other=0.0)
-        total = tl.sum(along, axis=0)
-        scale, norm = tl.load(p_norms + 2 * layer), tl.load(p_norms + 2 * layer + 1)
-        inverse = tl.where(norm == 0, 0.0, 1.0 / tl.where(norm == 0, 1.0, norm)).to(A)
-        for first in range(0, D, BLOCK):
-            m_u = first + columns < features
-            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
-            across = (dw - total * tl.load(p_packed + first + columns, mask=m_u, other=0.0)) * inverse / scale
-            tl.store(p_du + layer * features + first + columns, across.to(p_du.dtype.element_ty), mask=m_u)
-    if DB:
-        for first in range(0, D, BLOCK):
-            m_u = first + columns < features
-            db = tl.load(p_sums + D + first + columns, mask=m_u, other=0.0)
-            tl.store(p_db + layer * features + first + columns, db.to(p_db.dtype.element_ty), mask=m_u)
-
-
 # ---- rows in registers
 
 
 @triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "tiles", "x_group", "x_row"])
 def forward(
     p_x, p_y, p_signs, p_packed, rows, features, layers, abs_layers, tiles, x_group, x_row,
-    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
-    SAVE: tl.constexpr, VECTOR: tl.constexpr,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
+    SAVE: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows through all layers: x in, y and the sign bits out."""
-    if VECTOR:
+    if FOURS:
         features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // tiles).to(tl.int64)
@@ -271,15 +198,15 @@ def forward(
     m_row = row < rows - first
     columns = _columns(Q, C)
     p_w = p_packed + group * layers * (2 * D)
-    p_signs += (group * rows + first) * abs_layers * S
+    p_signs += (group * rows + first) * abs_layers * BYTES
     p_y += (group * rows + first) * features
-    o_signs = row.to(tl.int64) * abs_layers * S
+    o_signs = row.to(tl.int64) * abs_layers * BYTES
     x = _load_rows(p_x + group * x_group + first * x_row, row.to(tl.int64) * x_row, features, m_row, columns, A, C, K)
     for _ in range(abs_layers):
         z = _reflect(x, p_w, features, columns, D, C, K)
         if SAVE:
-            _store_signs(p_signs, o_signs, m_row, columns, z, S, C, K)
-            o_signs += S
+            _store_signs(p_signs, o_signs, m_row, columns, z, BYTES, C, K)
+            o_signs += BYTES
         x = ()
         for m in tl.static_range(K):
             x = x + (tl.abs(z[m]),)
@@ -296,15 +223,15 @@ def forward(
 def backward(
     p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, sets, g_group, g_row, y_group, y_row,
-    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
-    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, VECTOR: tl.constexpr,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Tiles of rows back through all layers, every `parts`-th of a group's, each layer undone from its sign bits.
 
     FUSED: the tile's share of dw and db is added to this program's partial sums. Otherwise, where DU or DB asks for
     them, the coefficients a = 2 w . x and c = -2 w . gz of every row and layer are kept for `parameter_gradients`.
     """
-    if VECTOR:
+    if FOURS:
         features = _fours(features)
         g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
     D: tl.constexpr = K * C
@@ -329,8 +256,8 @@ def backward(
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D)
             if layer < abs_layers:
-                o_signs = ((group * rows + row) * abs_layers + layer) * S
-                g, x = _apply_signs(p_signs, o_signs, m_row, 0, columns, g, x, S, C, K)
+                o_signs = ((group * rows + row) * abs_layers + layer) * BYTES
+                g, x = _apply_signs(p_signs, o_signs, m_row, 0, columns, g, x, BYTES, C, K)
             c = -2.0 * _dot(g, p_w, columns, C, K)
             o_coefficients = ((group * rows + row) * layers + layer) * 2
             if (DU or DB) and not FUSED:
@@ -371,11 +298,11 @@ def backward(
 def parameter_gradients(
     p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, sets, slices, g_group, g_row, y_group, y_row,
-    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, S: tl.constexpr,
-    D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
+    A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
+    D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of dw and db for a slice of K C columns: with the coefficients at hand, columns do not meet."""
-    if VECTOR:
+    if FOURS:
         features = _fours(features)
         g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
     program = (tl.program_id(0) // slices).to(tl.int64)
@@ -398,8 +325,8 @@ def parameter_gradients(
             p_w = p_packed + (group * layers + layer) * (2 * D) + first
             p_part = p_sums + layer * (2 * D)
             if layer < abs_layers:
-                o_signs = ((group * rows + row) * abs_layers + layer) * S
-                g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, S, C, K)
+                o_signs = ((group * rows + row) * abs_layers + layer) * BYTES
+                g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, BYTES, C, K)
             p_row = p_coefficients + ((group * rows + row) * layers + layer) * 2
             c = tl.load(p_row + 1, mask=m_row, other=0.0)
             below = ()

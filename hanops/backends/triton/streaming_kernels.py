@@ -1,6 +1,6 @@
 """The Triton kernels of the Han stack for rows too long for registers: one at a time, in memory of each program.
 
-Names and layouts are those of han_stack_kernels.
+Letters, names and layouts are those of han_stack_kernels.
 """
 
 import triton
@@ -13,12 +13,12 @@ from hanops.backends.triton.han_stack_kernels import _flip, _fours, _sign_bit
 def forward_streaming(
     p_x, p_y, p_signs, p_packed, p_scratch,
     rows, features, layers, abs_layers, all_rows, programs, x_group, x_row,
-    A: tl.constexpr, C: tl.constexpr, S: tl.constexpr, SAVE: tl.constexpr, VECTOR: tl.constexpr,
+    A: tl.constexpr, C: tl.constexpr, BYTES: tl.constexpr, SAVE: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Rows too long for registers: one pass per layer updates a row and takes the next layer's dot product."""
-    if VECTOR:
+    if FOURS:
         features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
-    D: tl.constexpr = 8 * S
+    D: tl.constexpr = 8 * BYTES
     program = tl.program_id(0).to(tl.int64)
     columns = tl.max_contiguous(tl.arange(0, C), 4)
     p_scratch += program * D
@@ -37,10 +37,10 @@ def forward_streaming(
             tl.debug_barrier()
             p_next = p_w + (layer + 1 < layers) * (2 * D)
             total = tl.zeros((C,), A)
-            for first in range(0, S, C):
+            for first in range(0, BYTES, C):
                 byte = tl.zeros((C,), tl.uint32)
                 for j in tl.static_range(8):
-                    column = (7 - j) * S + first + columns
+                    column = (7 - j) * BYTES + first + columns
                     z = tl.load(p_scratch + column) + a * tl.load(p_w + column) + tl.load(p_w + D + column)
                     z = tl.where(column < features, z, 0.0)
                     byte = (byte << 1) | _sign_bit(z)
@@ -48,7 +48,7 @@ def forward_streaming(
                     tl.store(p_scratch + column, x)
                     total += x * tl.load(p_next + column)
                 if SAVE:
-                    o_byte = (row * abs_layers + layer) * S + first + columns
+                    o_byte = (row * abs_layers + layer) * BYTES + first + columns
                     tl.store(p_signs + o_byte, byte.to(tl.uint8), mask=(columns >= 0) & (layer < abs_layers))
             p_w = p_next
         tl.debug_barrier()
@@ -65,17 +65,17 @@ def forward_streaming(
 def backward_streaming(
     p_dy, p_y, p_signs, p_packed, p_dx, p_scratch, p_coefficients, p_live,
     rows, features, layers, abs_layers, all_rows, programs, g_group, g_row, y_group, y_row,
-    A: tl.constexpr, C: tl.constexpr, S: tl.constexpr,
-    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, VECTOR: tl.constexpr,
+    A: tl.constexpr, C: tl.constexpr, BYTES: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """dx of rows too long for registers, and the coefficients that `parameter_gradients` needs.
 
     One pass per layer undoes the layer above and takes the dot products of this one.
     """
-    if VECTOR:
+    if FOURS:
         features = _fours(features)
         g_group, g_row, y_group, y_row = _fours(g_group), _fours(g_row), _fours(y_group), _fours(y_row)
-    D: tl.constexpr = 8 * S
+    D: tl.constexpr = 8 * BYTES
     program = tl.program_id(0).to(tl.int64)
     columns = tl.max_contiguous(tl.arange(0, C), 4)
     p_g = p_scratch + program * (2 * D)
@@ -108,11 +108,11 @@ def backward_streaming(
             p_w = p_packed + (group * layers + layer) * (2 * D)
             total_g = tl.zeros((C,), A)
             total_p = tl.zeros((C,), A)
-            for first in range(0, S, C):
-                o_byte = (row * abs_layers + layer) * S + first + columns
+            for first in range(0, BYTES, C):
+                o_byte = (row * abs_layers + layer) * BYTES + first + columns
                 byte = tl.load(p_signs + o_byte, mask=(columns >= 0) & (layer < abs_layers), other=0)
                 for k in tl.static_range(8):
-                    column = k * S + first + columns
+                    column = k * BYTES + first + columns
                     w, w_above = tl.load(p_w + column), tl.load(p_above + column)
                     gz = _flip(tl.load(p_g + column) + c * w_above, byte, k)
                     tl.store(p_g + column, gz)

@@ -11,7 +11,7 @@ FUSED_LIMIT = 4096  # features; wider tiles have too few rows to pay for their p
 
 @dataclass(frozen=True)
 class Tile:
-    """R * Q rows, r * Q + q of them in registers r and lanes q, of K chunks of C columns.
+    """R * Q rows of K chunks of C columns; the letters are those of han_stack_kernels.
 
     registers: of a thread, where ptxas is to be told; left to itself it stops at 96 or 168 in some kernels, and spills.
     """

@@ -97,7 +97,7 @@ struct BackwardTile {
     const A* below = layer_parameters<A>(stack, layer - 1);
     A* partial = partials + layer * layer_size<A>(stack.features);
     const SignRows signs(stack, call.signs, row, layer - 1);
-    const auto prefetch = to_come.template next_pass<kPrefetch>();
+    const Prefetch prefetch = to_come;
     const auto tile = state;
     const Registers<A, R> c(minus_beta2), a(alpha2);
     Dots<A, R> dot_gz, dot_p;
@@ -109,7 +109,7 @@ struct BackwardTile {
         stack.features,
         [&](int64_t j, auto columns) HANOPS_LAMBDA {
           const int64_t pair = 2 * j * kLanes<A>;
-          prefetch(j);
+          if constexpr (kPrefetch) prefetch.fetch(j);
           const Vec<A> w = load(parameters + pair), w_below = load(below + pair),
                        b_below = load(below + pair + kLanes<A>);
           Vec<A> dw(A(0)), db(A(0));  // of this tile: a short chain from one tile to the next
@@ -132,6 +132,7 @@ struct BackwardTile {
           if constexpr (kDb) (load(partial + pair + kLanes<A>) + db).store(partial + pair + kLanes<A>);
         },
         fold);
+    if constexpr (kPrefetch) to_come.end_pass();
     dot_gz.finish(-2, minus_beta2);
     if constexpr (kDu) dot_p.finish(-2, alpha2);
   }

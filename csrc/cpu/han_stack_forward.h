@@ -57,8 +57,8 @@ struct ForwardTile {
   // z = x - 2 (w . x) w + b, |z| and its sign bits; then the dot products of the next layer.
   template <bool kSave, bool kPrefetch>
   HANOPS_NOINLINE void pass(const Stack& stack, const Forward& call, int64_t layer, const Keep<A>& keep) {
-    const auto prefetch = to_come.template next_pass<kPrefetch>();
-    const auto tile = h;
+    const Prefetch prefetch = to_come;
+    const auto tile = h;  // copies, which the stores of rows cannot alias
     const A* parameters = layer_parameters<A>(stack, layer);
     const A* next = layer_parameters<A>(stack, layer + 1);
     const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
@@ -68,7 +68,7 @@ struct ForwardTile {
     for_columns<A>(
         stack.features,
         [&](int64_t j, auto columns) HANOPS_LAMBDA {
-          prefetch(j);
+          if constexpr (kPrefetch) prefetch.fetch(j);
           const A* p = parameters + 2 * j * kLanes<A>;
           const Vec<A> w = load(p), b = load(p + kLanes<A>), w_next = load(next + 2 * j * kLanes<A>);
           unroll<R>([&](auto r) HANOPS_LAMBDA {
@@ -80,6 +80,7 @@ struct ForwardTile {
           });
         },
         [&] { dot.fold(); });
+    if constexpr (kPrefetch) to_come.end_pass();
     dot.finish(-2, alpha2);
   }
 

@@ -109,17 +109,19 @@ class LaneSigns {
 
   template <bool kFetch>
   void exchange_square(int64_t first, int64_t count, int g) const {
-    const auto row = [&](int r) HANOPS_LAMBDA { return rows_.first + (g * kGroupRows + r) * rows_.stride + 4 * first; };
-    Registers<float, kWords> square;
+    Byte* row = rows_.first + g * kGroupRows * rows_.stride + 4 * first;
+    constexpr int64_t kNextWord = G * kGroupRows;
     if constexpr (kFetch) {
-      unroll<kGroupRows>([&](auto r)
-                             HANOPS_LAMBDA { square[r] = load(reinterpret_cast<const float*>(row(r)), count); });
+      Registers<float, kWords> square;
+      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
+        square[r] = load(reinterpret_cast<const float*>(row + r * rows_.stride), count);
+      });
       transpose(square);
-      unroll<kWords>([&](auto k) HANOPS_LAMBDA { square[k].store(slot(k, g)); });
+      square.store(slot(0, g), kNextWord);
     } else {
-      unroll<kWords>([&](auto k) HANOPS_LAMBDA { square[k] = load(slot(k, g)); });
+      auto square = Registers<float, kWords>::load(slot(0, g), kNextWord);
       transpose(square);
-      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row(r), count); });
+      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row + r * rows_.stride, count); });
     }
   }
 
@@ -130,20 +132,21 @@ class LaneSigns {
       if constexpr (kFetch) Vec<float>(0.f).store(words);
       if (k >= count) continue;
       const int64_t layer = (first + k) / words_, byte = 4 * ((first + k) % words_);
-      Byte* p = rows_.first + g * kGroupRows * rows_.stride + layer * bytes_ + byte;
-      const auto copy = [&](auto bytes) HANOPS_LAMBDA {
-        constexpr int kBytes = decltype(bytes)::value;
-        for (int r = 0; r < kGroupRows; ++r) {
-          if constexpr (kFetch) {
-            std::memcpy(words + r, p + r * rows_.stride, kBytes);
-          } else {
-            std::memcpy(p + r * rows_.stride, words + r, kBytes);
-          }
-        }
-      };
-      unroll<4>([&](auto b) HANOPS_LAMBDA {
-        if (std::min<int64_t>(4, bytes_ - byte) == b + 1) copy(std::integral_constant<int, b + 1>{});
-      });
+      Byte* row = rows_.first + g * kGroupRows * rows_.stride + layer * bytes_ + byte;
+      with_constant<4>(std::min<int64_t>(4, bytes_ - byte),
+                       [&](auto bytes) HANOPS_LAMBDA { copy_bytes<kFetch, bytes>(row, words); });
+    }
+  }
+
+  // The first bytes of each row's word.
+  template <bool kFetch, int kBytes>
+  HANOPS_INLINE void copy_bytes(Byte* row, float* words) const {
+    for (int r = 0; r < kGroupRows; ++r) {
+      if constexpr (kFetch) {
+        std::memcpy(words + r, row + r * rows_.stride, kBytes);
+      } else {
+        std::memcpy(row + r * rows_.stride, words + r, kBytes);
+      }
     }
   }
 

@@ -6,11 +6,67 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
+// The columns of one sign word in a pass over a layer. The four columns c, c + 8, c + 16 and c + 24 are bit c of the
+// word's four bytes, and their signs are packed together:
+//
+//   byte       0    1    2    3
+//   c = 0      0    8   16   24
+//   c = 1      1    9   17   25
+//   ...                             a last word of 20 columns has bytes 0 to 2, and 2 only where c < 4
+template <int G, bool kSave, bool kNext>
+struct ForwardWord {
+  LaneTile<G, 1> tile;
+  const Vec<float>& keep;
+  const Registers<float, G>& a;    // -2 w . x of the layer
+  Registers<float, G>& dot;        // w . x of the next layer, so far
+  Registers<float, G>& bytes;      // the word's sign bits
+  int64_t first;                   // column of the word
+  const float *parameters, *next;  // of the layer and of the next one, from that column on
+
+  // Column c of a byte: z = x - 2 (w . x) w + b; |z| goes to the tile and into the dot product. `pair` is z in an
+  // even byte; in an odd one its signs and those of the even one before, packed.
+  template <int kByte>
+  HANOPS_INLINE void reflect(int64_t c, Registers<float, G>& pair) {
+    const int64_t k = parameter_index(8 * kByte) + c;
+    const Vec<float> w(parameters[k]), b(parameters[k + kGroupRows]);
+    unroll<G>([&](auto g) HANOPS_LAMBDA {
+      float* x = tile.at(first + c + 8 * kByte, g);
+      const Vec<float> z = vec::fmadd(a[g], w, load(x)) + b, out = z & keep;
+      out.store(x);
+      if constexpr (kNext) dot[g] = vec::fmadd(Vec<float>(next[k]), out, dot[g]);
+      if constexpr (kSave) pair[g] = kByte % 2 == 0 ? z : pack_signs(pair[g], z);
+    });
+  }
+
+  // Column c of all bytes.
+  template <int kBytes>
+  HANOPS_INLINE void step(int64_t c) {
+    Registers<float, G> pairs[2];
+    unroll<kBytes>([&](auto byte) HANOPS_LAMBDA { reflect<byte>(c, pairs[byte / 2]); });
+    if constexpr (kSave) {
+      unroll<G>([&](auto g) HANOPS_LAMBDA {
+        if constexpr (kBytes % 2 == 1) {  // the last byte has none beside it
+          pairs[kBytes / 2][g] = pack_signs(pairs[kBytes / 2][g], Vec<float>(0.f));
+        }
+        bytes[g] = push_signs(bytes[g], pairs[0][g], pairs[1][g]);
+      });
+    }
+  }
+
+  // All columns of a word of kBytes bytes, the last of which may have fewer than 8.
+  template <int kBytes>
+  HANOPS_INLINE void steps(int64_t columns) {
+    const int64_t of_last_byte = columns - 8 * (kBytes - 1);
+    for (int64_t c = 0; c < of_last_byte; ++c) step<kBytes>(c);
+    for (int64_t c = of_last_byte; c < 8; ++c) step<kBytes - 1>(c);
+  }
+};
+
 template <int G>
 struct ForwardLanes {
   LaneTile<G, 1> h;  // x of the layer to come
   LaneSigns<G, uint8_t> signs;
-  alignas(64) float alpha2[G][kGroupRows];  // -2 w . x of that layer
+  alignas(64) float alpha2[G * kGroupRows];  // -2 w . x of that layer
 
   // The dot products of layer 0.
   HANOPS_NOINLINE void enter(const Stack& stack) {
@@ -21,76 +77,29 @@ struct ForwardLanes {
       const Vec<float> w_c(w[parameter_index(c)]);
       unroll<G>([&](auto g) HANOPS_LAMBDA { dot[g] = vec::fmadd(w_c, load(tile.at(c, g)), dot[g]); });
     }
-    unroll<G>([&](auto g) HANOPS_LAMBDA { (dot[g] * Vec<float>(-2.f)).store(alpha2[g]); });
+    (dot * Vec<float>(-2.f)).store(alpha2);
   }
 
-  // z = x - 2 (w . x) w + b, |z| and its sign bits; then the dot products of the next layer, if there is one.
+  // One layer, and the dot products of the next one, if there is one.
   template <bool kSave, bool kNext>
   HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, const Keep<float>& keep_bits) {
     const auto tile = h;
     const auto words = signs;
-    const int64_t features = stack.features;
     const Vec<float> keep = load(keep_bits.all);
-    Registers<float, G> a, dot;
-    unroll<G>([&](auto g) HANOPS_LAMBDA { a[g] = load(alpha2[g]); });
-    for (int64_t word = 0; word * kWordColumns < features; ++word) {
-      const int64_t first = word * kWordColumns, columns = std::min(kWordColumns, features - first);
-      const float* p = layer_parameters<float>(stack, layer) + 2 * first;
+    const auto a = Registers<float, G>::load(alpha2);
+    Registers<float, G> dot;
+    for (int64_t word = 0; word * kWordColumns < stack.features; ++word) {
+      const int64_t first = word * kWordColumns, columns = std::min(kWordColumns, stack.features - first);
+      const float* parameters = layer_parameters<float>(stack, layer) + 2 * first;
       const float* next = layer_parameters<float>(stack, kNext ? layer + 1 : layer) + 2 * first;
       Registers<float, G> bytes;
-      // Columns `column`, + 8, + 16, + 24, as many as `count` says.
-      const auto step = [&](auto count, int column) HANOPS_LAMBDA {
-        constexpr int kCount = decltype(count)::value;
-        Registers<float, G> pairs[2], even;
-        unroll<kCount>([&](auto i) HANOPS_LAMBDA {
-          const int64_t k = parameter_index(8 * i) + column;
-          const Vec<float> w(p[k]), b(p[k + kGroupRows]);
-          unroll<G>([&](auto g) HANOPS_LAMBDA {
-            float* x = tile.at(first + column + 8 * i, g);
-            const Vec<float> z = vec::fmadd(a[g], w, load(x)) + b, out = z & keep;
-            out.store(x);
-            if constexpr (kNext) dot[g] = vec::fmadd(Vec<float>(next[k]), out, dot[g]);
-            if constexpr (kSave) {
-              if constexpr (i % 2 == 1) {
-                pairs[i / 2][g] = pack_signs(even[g], z);
-              } else if constexpr (i == kCount - 1) {
-                pairs[i / 2][g] = pack_signs(z, Vec<float>(0.f));
-              } else {
-                even[g] = z;
-              }
-            }
-          });
-        });
-        if constexpr (kSave) {
-          unroll<G>([&](auto g) HANOPS_LAMBDA { bytes[g] = push_signs(bytes[g], pairs[0][g], pairs[1][g]); });
-        }
-      };
-      const auto steps = [&](auto count) HANOPS_LAMBDA {
-        constexpr int kCount = decltype(count)::value;
-        const int longer = columns - 8 * (kCount - 1);
-        for (int column = 0; column < longer; ++column) step(count, column);
-        for (int column = longer; column < 8; ++column) step(std::integral_constant<int, kCount - 1>{}, column);
-      };
-      switch ((columns + 7) / 8) {
-        case 4:
-          steps(std::integral_constant<int, 4>{});
-          break;
-        case 3:
-          steps(std::integral_constant<int, 3>{});
-          break;
-        case 2:
-          steps(std::integral_constant<int, 2>{});
-          break;
-        default:
-          steps(std::integral_constant<int, 1>{});
-      }
+      ForwardWord<G, kSave, kNext> at{tile, keep, a, dot, bytes, first, parameters, next};
+      with_constant<4>((columns + 7) / 8, [&](auto count) HANOPS_LAMBDA { at.template steps<count>(columns); });
       if constexpr (kSave) {
         unroll<G>([&](auto g) HANOPS_LAMBDA { sign_words(bytes[g]).store(words.at(layer, word, g)); });
       }
     }
-    if constexpr (kNext) {
-      unroll<G>([&](auto g) HANOPS_LAMBDA { (dot[g] * Vec<float>(-2.f)).store(alpha2[g]); });
-    }
+    if constexpr (kNext) (dot * Vec<float>(-2.f)).store(alpha2);
   }
 };
 

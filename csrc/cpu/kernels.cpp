@@ -68,9 +68,7 @@ template <class Body>
 int64_t for_lane_tiles(int64_t row, int64_t end, Body&& body) {
   for (int64_t groups = (end - row) / kGroupRows; groups > 0;) {
     const int64_t tiles = (groups + kMostLaneGroups - 1) / kMostLaneGroups, height = (groups + tiles - 1) / tiles;
-    unroll<kMostLaneGroups>([&](auto g) {
-      if (height == g + 1) body(std::integral_constant<int, g + 1>{}, row);
-    });
+    with_constant<kMostLaneGroups>(height, [&](auto lane_groups) { body(lane_groups, row); });
     groups -= height;
     row += height * kGroupRows;
   }

@@ -127,47 +127,46 @@ HANOPS_INLINE void with_flag(bool flag, Body&& body) {
 // Narrower rows come fast enough by themselves, and the bookkeeping would show.
 constexpr int64_t kPrefetchedFeatures = 128;
 
-// Asks L2 for memory that is needed after the passes over a tile: each pass fetches its share of every block, one line
-// at each column vector, the blocks in turns.
+// Fetches into L2, while passes go over a tile, what is needed after them: rows still to be read, and memory that
+// results go to. Each block is spread evenly over all passes. A pass asks for one line at each column vector j, from
+// the slots in turn; two blocks x and y, for instance, share the four slots so:
+//
+//   j        0      1      2      3      4    ...
+//   slot     0: x   1: y   2: y   3: y   0: x
+//   address  share * pass + step * j, from the start of the block
 class Prefetch {
  public:
-  Prefetch(int64_t passes, int64_t column_vectors) : passes_(passes), steps_(passes * column_vectors) {}
+  Prefetch(int64_t passes, int64_t column_vectors) : passes_(passes), vectors_(passes * column_vectors) {}
 
+  // A null block is none. The last one has all slots that are left.
   void add(const void* block, int64_t bytes) {
-    if (!block || steps_ == 0) return;
-    for (int turn = blocks_++; turn < kTurns; ++turn) {  // the last block takes the turns that are left
-      turns_[turn] = {static_cast<const char*>(block), bytes / passes_, bytes / steps_};
+    if (!block || vectors_ == 0) return;
+    for (int slot = blocks_++; slot < kSlots; ++slot) {
+      slots_[slot] = {static_cast<const char*>(block), bytes / passes_, bytes / vectors_};
     }
   }
 
-  // By value: a pass keeps its own copy, which its stores cannot alias.
-  template <bool kActive>
-  auto next_pass() {
-    if constexpr (kActive) {
-      const Prefetch pass = *this;
-      for (auto& turn : turns_) turn.block += turn.share;
-      return pass;
-    } else {
-      return [](int64_t) {};
-    }
+  // Asks for a line, at column vector j of the pass at hand.
+  HANOPS_INLINE void fetch(int64_t j) const {
+    const Slot& slot = slots_[j % kSlots];
+    __builtin_prefetch(slot.next + j * slot.step, 0, 2);
   }
 
-  HANOPS_INLINE void operator()(int64_t j) const {
-    const Turn& turn = turns_[j % kTurns];
-    __builtin_prefetch(turn.block + j * turn.step, 0, 2);
+  void end_pass() {
+    for (Slot& slot : slots_) slot.next += slot.share;
   }
 
  private:
-  static constexpr int kTurns = 4;
-  struct Turn {
-    const char* block;
-    int64_t share;  // bytes of a pass
-    int64_t step;   // bytes of a column vector
+  static constexpr int kSlots = 4;
+  struct Slot {
+    const char* next;  // where the pass at hand begins
+    int64_t share;     // bytes of a pass
+    int64_t step;      // bytes of a column vector
   };
 
-  int64_t passes_, steps_;
+  int64_t passes_, vectors_;
   int blocks_ = 0;
-  Turn turns_[kTurns] = {};
+  Slot slots_[kSlots] = {};
 };
 
 // R rows of one or two planes, stored (column vectors, R, planes, lanes). Passes hold it by value: a vector store may

@@ -82,22 +82,20 @@ class Dots {
 
   // Ends a block that another one follows.
   void fold() {
-    unroll<R>([&](auto r) HANOPS_LAMBDA {
-      if (folded_) sum_[r] = sum_[r] + load(blocks_[r]);
-      sum_[r].store(blocks_[r]);
-      sum_[r] = Vec<A>(A(0));
-    });
+    if (folded_) sum_ = sum_ + Registers<A, R>::load(blocks_);
+    sum_.store(blocks_);
+    sum_ = {};
     folded_ = true;
   }
 
   HANOPS_INLINE void finish(A scale, A* out) {
-    if (folded_) unroll<R>([&](auto r) HANOPS_LAMBDA { sum_[r] = sum_[r] + load(blocks_[r]); });
+    if (folded_) sum_ = sum_ + Registers<A, R>::load(blocks_);
     sums<A>(sum_, scale, out);
   }
 
  private:
   Registers<A, R> sum_;
-  alignas(64) A blocks_[R][kLanes<A>];
+  alignas(64) A blocks_[R * kLanes<A>];
   bool folded_ = false;
 };
 

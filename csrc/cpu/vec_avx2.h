@@ -78,11 +78,14 @@ HANOPS_INLINE void transpose(Registers<float, 8>& rows) {
   });
 }
 
+// Rows r to r + 3 of a square: 4 terms of each in either half.
+HANOPS_INLINE __m256 four_rows(const float* rows, int r) {
+  const float* p = rows + r * 8;
+  return _mm256_hadd_ps(_mm256_hadd_ps(load(p), load(p + 8)), _mm256_hadd_ps(load(p + 16), load(p + 24)));
+}
+
 HANOPS_INLINE Vec<float> square_sums(const float* rows) {
-  const auto pairs = [&](int r) HANOPS_LAMBDA {
-    return _mm256_hadd_ps(_mm256_loadu_ps(rows + r * 8), _mm256_loadu_ps(rows + (r + 1) * 8));
-  };
-  const __m256 low = _mm256_hadd_ps(pairs(0), pairs(2)), high = _mm256_hadd_ps(pairs(4), pairs(6));
+  const __m256 low = four_rows(rows, 0), high = four_rows(rows, 4);
   return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
 }
 

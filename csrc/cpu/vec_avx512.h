@@ -97,14 +97,16 @@ HANOPS_INLINE void transpose(Registers<float, 16>& rows) {
 
 // Rows r, r + 4, r + 8 and r + 12 of a square, 4 terms of each.
 HANOPS_INLINE __m512 row_quarters(const float* rows, int r) {
-  const auto row = [&](int i) HANOPS_LAMBDA { return _mm512_loadu_ps(rows + (r + i) * 16); };
-  return add_quarters(row(0), row(4), row(8), row(12));
+  const float* p = rows + r * 16;
+  return add_quarters(load(p), load(p + 4 * 16), load(p + 8 * 16), load(p + 12 * 16));
+}
+
+// In each quarter, the pairs of a added up, beside those of b.
+HANOPS_INLINE __m512 add_pairs(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
 }
 
 HANOPS_INLINE Vec<float> square_sums(const float* rows) {
-  const auto add_pairs = [](__m512 a, __m512 b) HANOPS_LAMBDA {
-    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
-  };
   const __m512 even = add_pairs(row_quarters(rows, 0), row_quarters(rows, 1));
   const __m512 odd = add_pairs(row_quarters(rows, 2), row_quarters(rows, 3));
   return _mm512_add_ps(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xDD));

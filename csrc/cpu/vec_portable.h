@@ -59,11 +59,11 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
 HANOPS_INLINE void transpose(Registers<float, kLanes<float>>& rows) {
   constexpr int n = kLanes<float>;
   float in[n][n], out[n][n];
-  unroll<n>([&](auto r) HANOPS_LAMBDA { rows[r].store(in[r]); });
+  rows.store(in[0]);
   for (int r = 0; r < n; ++r) {
     for (int i = 0; i < n; ++i) std::memcpy(&out[i][r], &in[r][i], sizeof(float));
   }
-  unroll<n>([&](auto r) HANOPS_LAMBDA { rows[r] = load<float>(out[r]); });
+  rows = Registers<float, n>::load(out[0]);
 }
 
 HANOPS_INLINE Vec<float> square_sums(const float* rows) {

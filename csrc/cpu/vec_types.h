@@ -37,6 +37,14 @@ HANOPS_INLINE void unroll(Body&& body) {
       HANOPS_LAMBDA { (body(std::integral_constant<int, r>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
+// Calls body with `count`, which is 1 to N, as a constant.
+template <int N, class Body>
+HANOPS_INLINE void with_constant(int64_t count, Body&& body) {
+  [&]<int... n>(std::integer_sequence<int, n...>) HANOPS_LAMBDA {
+    ((count == N - n && (body(std::integral_constant<int, N - n>{}), true)) || ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
 // N vectors, initialised one by one: a default-constructed array is filled by a loop and lands in memory.
 template <class A, int N>
 struct Registers {
@@ -45,12 +53,33 @@ struct Registers {
   explicit Registers(const A* broadcast) : Registers(broadcast, std::make_integer_sequence<int, N>{}) {}
   Registers() : Registers(std::make_integer_sequence<int, N>{}) {}
 
+  // Between registers and vectors in memory that are `stride` elements apart.
+  static HANOPS_INLINE Registers load(const A* p, int64_t stride = kLanes<A>) {
+    return Registers(p, stride, std::make_integer_sequence<int, N>{});
+  }
+  HANOPS_INLINE void store(A* p, int64_t stride = kLanes<A>) const {
+    unroll<N>([&](auto r) HANOPS_LAMBDA { v[r].store(p + r * stride); });
+  }
+
   Vec<A>& operator[](int r) { return v[r]; }
   const Vec<A>& operator[](int r) const { return v[r]; }
+
+  HANOPS_INLINE Registers operator+(const Registers& other) const {
+    Registers sum;
+    unroll<N>([&](auto r) HANOPS_LAMBDA { sum[r] = v[r] + other[r]; });
+    return sum;
+  }
+  HANOPS_INLINE Registers operator*(const Vec<A>& factor) const {
+    Registers product;
+    unroll<N>([&](auto r) HANOPS_LAMBDA { product[r] = v[r] * factor; });
+    return product;
+  }
 
  private:
   template <int... r>
   Registers(const A* broadcast, std::integer_sequence<int, r...>) : v{Vec<A>(broadcast[r])...} {}
+  template <int... r>
+  Registers(const A* p, int64_t stride, std::integer_sequence<int, r...>) : v{Vec<A>::loadu(p + r * stride)...} {}
   template <int... r>
   explicit Registers(std::integer_sequence<int, r...>) : v{((void)r, Vec<A>(A(0)))...} {}
 };

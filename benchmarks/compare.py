@@ -54,7 +54,7 @@ class ComparisonError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class Timed:
     case: Case
     direction: str
 
@@ -65,14 +65,14 @@ class Row:
 _LARGE, _MIDDLE, _SMALL, _CALL = Case(4096, 1024, 16), Case(1024, 128, 20), Case(100, 30, 20), Case(4, 32, 20)
 _HALF = Case(4096, 1024, 16, torch.bfloat16)
 ROWS = [
-    *(Row(_LARGE, direction) for direction in ("forward", "forward with bits", "backward", "forward + backward")),
-    Row(_MIDDLE, "forward"),
-    Row(_MIDDLE, "forward + backward"),
-    Row(_SMALL, "forward"),
-    Row(_SMALL, "forward + backward"),
-    Row(_CALL, "forward"),
-    Row(_CALL, "forward + backward"),
-    Row(_HALF, "forward + backward"),
+    *(Timed(_LARGE, direction) for direction in ("forward", "forward with bits", "backward", "forward + backward")),
+    Timed(_MIDDLE, "forward"),
+    Timed(_MIDDLE, "forward + backward"),
+    Timed(_SMALL, "forward"),
+    Timed(_SMALL, "forward + backward"),
+    Timed(_CALL, "forward"),
+    Timed(_CALL, "forward + backward"),
+    Timed(_HALF, "forward + backward"),
 ]
 
 
@@ -115,7 +115,7 @@ def compared(sittings: Sequence[Samples]) -> Comparison:
     )
 
 
-def markdown(comparisons: Mapping[Row, Comparison]) -> str:
+def markdown(comparisons: Mapping[Timed, Comparison]) -> str:
     lines = [
         "| case | direction | this, ms | base, ms | this / base | | base / base |",
         "|---|---|---|---|---|---|---|",
@@ -273,7 +273,7 @@ class Worker:
         self.errors.close()
 
 
-def time_row(workers: Mapping[str, Worker], row: Row, seconds: float) -> Samples:
+def time_row(workers: Mapping[str, Worker], row: Timed, seconds: float) -> Samples:
     """Has the workers time a row in turns, in every order alike; returns each one's mean times of a call."""
     case = row.case
     sizes = {"rows": case.rows, "features": case.features, "layers": case.layers}
@@ -290,11 +290,11 @@ def time_row(workers: Mapping[str, Worker], row: Row, seconds: float) -> Samples
 
 
 def measure(
-    this: Path, base: Path, rows: Sequence[Row], seconds: float, sittings: int = SITTINGS
-) -> tuple[dict[str, Any], dict[Row, list[Samples]]]:
+    this: Path, base: Path, rows: Sequence[Timed], seconds: float, sittings: int = SITTINGS
+) -> tuple[dict[str, Any], dict[Timed, list[Samples]]]:
     """Times all rows of both trees for about `seconds` each; returns what this tree's worker runs on, and samples."""
     about: dict[str, Any] = {}
-    times: dict[Row, list[Samples]] = {row: [] for row in rows}
+    times: dict[Timed, list[Samples]] = {row: [] for row in rows}
     for sitting in range(sittings):
         say(f"measuring {len(rows)} rows, sitting {sitting + 1} of {sittings}")
         with ExitStack() as stack:

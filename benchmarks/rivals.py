@@ -30,9 +30,9 @@ LIMITS = {"cpu": Limits(1e9, 5e9, 2**26), "cuda": Limits(2e10, 2e13, 2**31)}
 class EagerHanStack(nn.Module):
     """Han layers as the authors write them in PyTorch: normalise, dot product, rank-1 update, bias, absolute value."""
 
-    def __init__(self, features: int, depth: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, features: int, layers: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        state = hanops.HanStack(features, depth, dtype=dtype).state_dict()
+        state = hanops.HanStack(features, layers, dtype=dtype).state_dict()
         self.u = nn.ParameterList([nn.Parameter(row.clone().unsqueeze(1)) for row in state["u"]])
         self.b = nn.ParameterList([nn.Parameter(row.clone()) for row in state["b"]])
 

@@ -17,7 +17,7 @@ import hanops
 from hanops import backends
 from hanops.backends.native import native
 from hanops.profiling import profile
-from hanops.profiling.case import Case
+from hanops.profiling.case import ProfileCase
 
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
@@ -119,7 +119,7 @@ def _memory(device: torch.device) -> int:
 
 
 def _profile(given: argparse.Namespace) -> int:
-    case = Case(
+    case = ProfileCase(
         given.features, given.depth, given.batch, given.groups, getattr(torch, given.dtype), torch.device(given.device)
     )
     if given.ncu and given.trace is not None:

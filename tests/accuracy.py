@@ -86,19 +86,19 @@ def activations(p: Problem) -> list[Tensor]:
     return zs
 
 
-def within_rounding(z: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
-    """Tells which elements of z, behind layer `depth`, are within rounding of 0 for inputs of `dtype`."""
+def within_rounding(z: Tensor, layers: int, dtype: torch.dtype) -> Tensor:
+    """Tells which elements of z, behind so many layers, are within rounding of 0 for inputs of `dtype`."""
     eps = torch.finfo(reference.arithmetic_dtype(dtype)).eps / 2
     z = z.abs()
-    return z <= eps * (4 + depth**0.5) * z.amax(-1, keepdim=True)
+    return z <= eps * (4 + layers**0.5) * z.amax(-1, keepdim=True)
 
 
 def near_kinks(p: Problem, zs: list[Tensor]) -> Tensor:
     """Tells which rows have some |z| within rounding of 0, where either derivative is right."""
     near = torch.zeros(p.x.shape[:-1], dtype=torch.bool, device=p.x.device)
-    for depth, z in enumerate(zs[1:], start=1):
-        if depth < len(zs) - 1 or p.final_abs:
-            near |= within_rounding(z, depth, p.x.dtype).any(-1)
+    for layer, z in enumerate(zs[1:], start=1):
+        if layer < len(zs) - 1 or p.final_abs:
+            near |= within_rounding(z, layer, p.x.dtype).any(-1)
     return near
 
 

@@ -22,7 +22,7 @@ F64 = torch.float64
 
 
 @dataclass
-class Row:
+class TableRow:
     group: str
     feature: str
     module: str
@@ -34,14 +34,14 @@ class Row:
         return f"| {self.feature} | {' | '.join(cells)} | `{self.test}` |"
 
 
-ROWS: list[Row] = []
+ROWS: list[TableRow] = []
 
 
 def row(group: str, feature: str, **notes: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a test a row of the table; a note of a backend stands in its cell, and 'no: why' skips the test for it."""
 
     def add(test: Callable[..., None]) -> Callable[..., None]:
-        ROWS.append(Row(group, feature, test.__module__, test.__name__, notes))
+        ROWS.append(TableRow(group, feature, test.__module__, test.__name__, notes))
         lacks = {backend: note for backend, note in notes.items() if note.startswith("no")}
         return pytest.mark.lacks(lacks)(test) if lacks else test
 

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 import hanops
 
-from .fuzz_cases import Case, Given, cases  # noqa: F401  Given: of cases that are given
+from .fuzz_cases import FuzzCase, Given, cases  # noqa: F401  Given: of cases that are given
 from .fuzz_check import check
 from .fuzz_compare import NEAR, Outcome
 
@@ -34,7 +34,7 @@ BACKENDS = ("cpu", "torch", "cuda", "triton")
 SECONDS = 120.0  # after which a case counts as hung
 
 
-def work(backend: str, pipe: Connection, run: Callable[[Case], Outcome]) -> None:
+def work(backend: str, pipe: Connection, run: Callable[[FuzzCase], Outcome]) -> None:
     """Runs cases until there are no more."""
     import numpy
     import torch
@@ -67,13 +67,13 @@ def _place(error: BaseException) -> str:
 class Worker:
     """A process that runs cases, started by the first and again by the first after a crash."""
 
-    def __init__(self, backend: str, run: Callable[[Case], Outcome] = check) -> None:
+    def __init__(self, backend: str, run: Callable[[FuzzCase], Outcome] = check) -> None:
         self.backend, self.run = backend, run
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(["hanops", "hypothesis", "numpy", "torch._subclasses.fake_tensor"])
         self.process = None
 
-    def __call__(self, case: Case) -> Outcome:
+    def __call__(self, case: FuzzCase) -> Outcome:
         """Returns what became of a case."""
         if self.process is None:
             self.pipe, other = self.context.Pipe()
@@ -111,9 +111,9 @@ class Report:
     rows: int = 0
     masked: int = 0
     unlucky: int = 0
-    failures: dict[str, list[Case]] = field(default_factory=dict)
+    failures: dict[str, list[FuzzCase]] = field(default_factory=dict)
 
-    def add(self, case: Case, outcome: Outcome) -> None:
+    def add(self, case: FuzzCase, outcome: Outcome) -> None:
         """Counts an outcome."""
         self.kinds[outcome.kind] += 1
         self.calls[f"{case.call}{'_' + case.suffix if case.suffix else ''}"] += 1
@@ -151,7 +151,7 @@ def fuzz(backend: str, count: int, seed: int, seconds: float = float("inf")) -> 
         suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(cases(backend, suffixes, small=backend in ("triton", "cuda")))
-    def one(case: Case) -> None:
+    def one(case: FuzzCase) -> None:
         if time.monotonic() < end:
             report.add(case, worker(case))
 

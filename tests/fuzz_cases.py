@@ -34,7 +34,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Case:
+class FuzzCase:
     """A call: its arguments, and the seed of their values and strides.
 
     call: 'function', 'forward', 'backward', 'module' or 'layer'. The ops' x is dy where that is 'backward'.
@@ -156,7 +156,7 @@ def _placed(draw: st.DrawFn, given: Given) -> Given:
 
 
 @st.composite
-def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool) -> Case:
+def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool) -> FuzzCase:
     """Draws calls, about half of them with something that does not fit.
 
     Args:
@@ -184,7 +184,7 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
     u = _placed(draw, replace(u, values=draw(st.sampled_from(("normal", "normal", "zeros", "large")))))
     b = draw(st.sampled_from((None, 1, 1)))
     b = b if b is None else _placed(draw, replace(u, values="normal"))
-    case = Case(
+    case = FuzzCase(
         draw(st.sampled_from(("function", "function", "forward", "backward", "backward", "module", "layer"))),
         x,
         u,
@@ -214,7 +214,7 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
     return case
 
 
-def _hostile_saved(draw: st.DrawFn, case: Case) -> Case:
+def _hostile_saved(draw: st.DrawFn, case: FuzzCase) -> FuzzCase:
     """Returns a backward of something else than its forward saved."""
     assert case.x is not None
     assert case.u is not None
@@ -228,7 +228,7 @@ def _hostile_saved(draw: st.DrawFn, case: Case) -> Case:
     return replace(case, **{name: None if how == "none" else _changed(draw, given) if how == "changed" else given})
 
 
-def _module(draw: st.DrawFn, case: Case, hostile: bool) -> Case:
+def _module(draw: st.DrawFn, case: FuzzCase, hostile: bool) -> FuzzCase:
     """Returns a call of a module along some axis, with options that it may refuse."""
     assert case.x is not None
     assert case.u is not None

@@ -17,7 +17,7 @@ import hanops
 from hanops.definition.signs import is_chunked, sign_bytes, unpack
 
 from .accuracy import Problem, activations, assert_same, near_kinks
-from .fuzz_cases import SMALL, Case, Given, make
+from .fuzz_cases import SMALL, FuzzCase, Given, make
 from .fuzz_compare import NEAR, Outcome, Stack, compared
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -123,7 +123,7 @@ def short(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def check(case: Case) -> Outcome:
+def check(case: FuzzCase) -> Outcome:
     """Runs a case, with other values where too many rows lie near a kink; AssertionError where a result is wrong."""
     for attempt in range(TRIES):
         outcome = _check(replace(case, seed=case.seed + 7919 * attempt))
@@ -132,7 +132,7 @@ def check(case: Case) -> Outcome:
     return outcome
 
 
-def _check(case: Case) -> Outcome:
+def _check(case: FuzzCase) -> Outcome:
     for given in (case.x, case.u, case.b, case.y, case.signs):
         if isinstance(given, Given) and math.prod(size for size in given.shape if size) >= 1 << 63:
             return Outcome("unmade", "torch has no tensor of more elements than 63 bits count")
@@ -168,7 +168,7 @@ def _misfits_of_layer(x: Tensor | None, u: Tensor | None, b: Tensor | None) -> s
     return misfits("x", x, u.unsqueeze(0), None if b is None else b.unsqueeze(0))
 
 
-def _check_module(case: Case) -> Outcome:
+def _check_module(case: FuzzCase) -> Outcome:
     options = dict(case.options)
     dtype = getattr(torch, options.pop("dtype"))
     features, depth, groups, dim = (options[name] for name in ("features", "depth", "groups", "dim"))
@@ -203,13 +203,13 @@ def _check_module(case: Case) -> Outcome:
     return settled or compared(case, stack, y.movedim(dim, -1), moved, module.u, module.b)
 
 
-def _ops(case: Case) -> tuple[Any, Any]:
+def _ops(case: FuzzCase) -> tuple[Any, Any]:
     suffix = f"_{case.suffix}" if case.suffix else ""
     ops = torch.ops.hanops
     return getattr(ops, f"han_stack_forward{suffix}"), getattr(ops, f"han_stack_backward{suffix}")
 
 
-def _check_forward(case: Case, x: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
+def _check_forward(case: FuzzCase, x: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
     forward, backward = _ops(case)
     faults = misfits("x", x, u, b)
     shapes = [] if faults else [list(x.shape), signs_like(x, u, True)]
@@ -254,7 +254,7 @@ class _Direct(torch.autograd.Function):
         return dx, du, None if b is None else db, None, None, None
 
 
-def _check_backward(case: Case, dy: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
+def _check_backward(case: FuzzCase, dy: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
     forward, backward = _ops(case)
     faults = misfits("dy", dy, u, b)
     x = None if case.x is None else make(replace(case.x, values="normal"), case.seed + 3)

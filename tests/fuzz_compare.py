@@ -11,7 +11,7 @@ from torch import Tensor
 from hanops.definition import reference
 
 from .accuracy import Problem, activations, assert_same, compare, near_kinks
-from .fuzz_cases import SMALL, Case
+from .fuzz_cases import SMALL, FuzzCase
 
 NEAR = "too near to kinks"  # of a right outcome that was not compared
 MASKED = 0.05  # of a case's rows may lie near a kink
@@ -31,7 +31,7 @@ class Outcome:
     masked: int = 0
 
 
-def compared(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
+def compared(case: FuzzCase, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
     """Compares a result, and the gradients that the case asks for, with float64."""
     assert (y.shape, y.dtype, y.device) == (x.shape, x.dtype, x.device)
     if x.device.type != "cpu" or max(*x.shape, x.numel(), *u.shape, u.numel()) > SMALL:
@@ -80,7 +80,7 @@ def _check_strides(stack: Stack, p: Problem) -> None:
     assert error <= eps * (du_of_copy.double().norm() + size), f"du: strides make a difference of {error:.2e}"
 
 
-def _check_some(case: Case, stack: Stack, p: Problem) -> None:
+def _check_some(case: FuzzCase, stack: Stack, p: Problem) -> None:
     """Asserts that what is asked for is the same where the rest is not."""
     whole = p.run(stack)
     x, u, b = p.x.clone(), p.u.clone(), None if p.b is None else p.b.clone()
@@ -93,7 +93,7 @@ def _check_some(case: Case, stack: Stack, p: Problem) -> None:
         assert_same(value, whole[name], exactly=False)
 
 
-def _compared_exactly(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
+def _compared_exactly(case: FuzzCase, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
     """Compares outputs where there is nothing to derive: no rows, no layers, or rows of zeros, which are a kink."""
     truth = reference.han_stack(x.double(), u.double(), b if b is None else b.double(), case.final_abs)
     eps = torch.finfo(x.dtype).eps
@@ -111,7 +111,7 @@ def _compared_exactly(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor,
     return Outcome("right")
 
 
-def _compared_rows(case: Case, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
+def _compared_rows(case: FuzzCase, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
     """Asserts that rows beside those with NaN or infinity are not touched by them, forward and backward."""
     good = x.isfinite().all(-1)
     clean = torch.where(good.unsqueeze(-1), x, 0).requires_grad_()

@@ -80,7 +80,7 @@ def test_half_interval_holds_the_median():
 
 
 def test_table():
-    found = {compare.Row(Case(4, 8, 2), "forward"): compare.compared(samples(2e-3, 1e-3, 1e-3))}
+    found = {compare.Timed(Case(4, 8, 2), "forward"): compare.compared(samples(2e-3, 1e-3, 1e-3))}
     head, line, row = compare.markdown(found).splitlines()
     assert row.startswith("| N=4, d=8, L=2 | forward | ")
     assert "| slower |" in row
@@ -94,8 +94,8 @@ needs_native = pytest.mark.skipif(native is None, reason="compares native builds
 def test_workers_take_turns():
     """Each direction and a half type, at tiny sizes, this package against itself."""
     directions = ("forward", "forward with bits", "backward", "forward + backward")
-    rows = [compare.Row(Case(4, 8, 2), direction) for direction in directions]
-    rows.append(compare.Row(Case(3, 5, 1, torch.bfloat16), "forward + backward"))
+    rows = [compare.Timed(Case(4, 8, 2), direction) for direction in directions]
+    rows.append(compare.Timed(Case(3, 5, 1, torch.bfloat16), "forward + backward"))
     about, times = compare.measure(PACKAGE.parent, PACKAGE.parent, rows, 0.01, sittings=1)
     assert about["torch"] == torch.__version__
     assert list(times) == rows
@@ -112,7 +112,7 @@ def test_worker_that_fails():
     try:
         worker.started()
         with pytest.raises(compare.ComparisonError, match=r"the worker of this: .*features"):
-            compare.time_row({"this": worker}, compare.Row(Case(4, 0, 2), "forward"), 0.01)
+            compare.time_row({"this": worker}, compare.Timed(Case(4, 0, 2), "forward"), 0.01)
         worker.process.kill()
         with pytest.raises(compare.ComparisonError, match="ended with status -9"):
             worker.ask(do="time", calls=1)
@@ -205,7 +205,7 @@ def test_base_that_was_changed_or_deleted_is_built_again(repository):
 
 
 def test_table_and_file(repository, monkeypatch, capsys):
-    row = compare.Row(Case(4, 8, 2), "backward")
+    row = compare.Timed(Case(4, 8, 2), "backward")
     (repository / "hanops").mkdir()
     (repository / "hanops" / "_C.so").touch()
     monkeypatch.setattr(compare, "check_tests", lambda arguments: None)

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 from . import fuzz, fuzz_check
-from .fuzz_cases import LAYOUTS, Case, Given, cases
+from .fuzz_cases import LAYOUTS, FuzzCase, Given, cases
 from .fuzz_check import check
 from .fuzz_compare import MASKED, Outcome
 
@@ -33,10 +33,10 @@ def test_no_case_fails(backend, on_cpu, request):
     assert report.unlucky <= 0.02 * CASES[backend]
 
 
-SOUND = Case("function", Given((4, 8)), Given((2, 8)), None)
+SOUND = FuzzCase("function", Given((4, 8)), Given((2, 8)), None)
 
 
-def crash(case: Case) -> Outcome:
+def crash(case: FuzzCase) -> Outcome:
     if case.seed == 3:
         time.sleep(60)
     if case.seed:
@@ -86,7 +86,7 @@ def test_cases_are_of_all_kinds():
     @hypothesis.seed(3)  # or its draws would depend on the names of modules: a rare kind comes in few of 800
     @hypothesis.settings(max_examples=800, phases=[hypothesis.Phase.generate], database=None, deadline=None)
     @hypothesis.given(cases("cpu", ("",), small=False))
-    def look(case: Case) -> None:
+    def look(case: FuzzCase) -> None:
         seen.add(case.call)
         for name in ("x", "u", "b", "y", "signs"):
             given = getattr(case, name)

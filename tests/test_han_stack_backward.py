@@ -43,10 +43,10 @@ def saved_storages(run) -> dict[int, int]:
 
 def test_saved_bytes():
     device = "cpu"
-    rows, features, depth = 64, 256, 16
-    module = hanops.HanStack(features, depth, device=device)
+    rows, features, layers = 64, 256, 16
+    module = hanops.HanStack(features, layers, device=device)
     x = torch.randn(rows, features, device=device, requires_grad=True)
-    bits = rows * features * depth // 8
+    bits = rows * features * layers // 8
     assert sum(saved_storages(lambda: module(x)).values()) == x.nbytes + bits
     module.u.requires_grad_(False)  # u frozen: the bits alone
     assert sum(saved_storages(lambda: module(x)).values()) == bits

@@ -105,7 +105,7 @@ def test_forward(backend, device, features, storage, aligned, sms):
     forward = torch.ops.hanops.han_stack_forward
     y, bits = forward(p.x, p.u, p.b, True, True)
     zs = activations(p)
-    kinks = torch.stack([within_rounding(z, depth, storage) for depth, z in enumerate(zs[1:], start=1)], dim=-2)
+    kinks = torch.stack([within_rounding(z, layer, storage) for layer, z in enumerate(zs[1:], start=1)], dim=-2)
     assert_rows_same(y, zs[-1].abs(), rounding(storage))
     negative = signs.unpack(bits, features, chunked=signs.is_chunked(device))
     truth = torch.stack([z.signbit() for z in zs[1:]], dim=-2)

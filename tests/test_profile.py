@@ -15,8 +15,8 @@ import hanops
 from hanops.__main__ import main
 from hanops.backends.native import native
 from hanops.profiling import ceilings, profile
-from hanops.profiling.case import Case
-from hanops.profiling.report import Profile, Row
+from hanops.profiling.case import ProfileCase
+from hanops.profiling.report import KernelFigures, Profile
 from hanops.profiling.residence import Residence, resident_warps
 
 KERNELS = ["forward", "forward with bits", "backward"]
@@ -78,7 +78,7 @@ def test_the_figures_have_one_meaning(capsys, dtype, groups):
 
 def test_shares_are_those_of_the_ceilings():
     """By hand: 100 bytes in 2 s, against copies of 100 and 25 bytes/s, in turns."""
-    case = Case(features=5, depth=2, batch=10)
+    case = ProfileCase(features=5, layers=2, rows=10)
     samples = {"forward": [2.0, 2.0, 2.0], "copy": [100.0, 25.0, 100.0], "instructions": [400.0] * 3}
     row = profile._row("forward", case, 100, samples, None)
     assert row.share_of_copy == 0.5
@@ -93,8 +93,8 @@ def test_shares_are_those_of_the_ceilings():
 @pytest.mark.parametrize("ran", ["triton", "cuda"])
 def test_the_table_of_a_gpu(ran):
     taken = Residence(registers=237, warps=8, most_warps=64, tile="4 rows, 1024 columns")
-    row = Row("forward", 2e-3, 1e-3, (1e-3, 3e-3), 10**9, 5e11, 1e12, 1.25, 0.5, "copy", taken)
-    case = Case(1024, 16, 65536, device=torch.device("cuda"))
+    row = KernelFigures("forward", 2e-3, 1e-3, (1e-3, 3e-3), 10**9, 5e11, 1e12, 1.25, 0.5, "copy", taken)
+    case = ProfileCase(1024, 16, 65536, device=torch.device("cuda"))
     printed = str(Profile(case, ran, "a GPU", 4e11, None, (row,)))
     head, rows = table(printed)
     cells = rows[0].split()
@@ -184,8 +184,8 @@ def test_profile_runs_the_backend_that_was_asked_for(capsys):
     ("ran", "simulator"), [("triton", "Triton's interpreter"), ("cuda", "the CUDA emulator"), ("cpu", None)]
 )
 def test_times_of_a_simulator_are_not_shown(ran, simulator):
-    row = Row("forward", 2e-3, 1e-3, (1e-3, 3e-3), 10**9, 5e11, 1e12, 1.25, 0.5, "copy")
-    found = Profile(Case(4, 2, 3), ran, "a CPU", 4e11, 1e12, (row,))
+    row = KernelFigures("forward", 2e-3, 1e-3, (1e-3, 3e-3), 10**9, 5e11, 1e12, 1.25, 0.5, "copy")
+    found = Profile(ProfileCase(4, 2, 3), ran, "a CPU", 4e11, 1e12, (row,))
     printed = str(found)
     assert found.figures()["simulator"] == simulator
     assert ("share of" in printed) == (simulator is None)
@@ -243,12 +243,12 @@ import json
 from types import SimpleNamespace
 import torch, triton, triton.language as tl
 from triton.compiler import ASTSource
-from hanops.profiling.case import Case
+from hanops.profiling.case import ProfileCase
 from hanops.profiling import multiply_adds, residence
 from hanops.profiling.ahead_of_time import TARGETS
 gpu = SimpleNamespace(major=9, minor=0, warp_size=32, max_threads_per_multi_processor=2048)
 torch.cuda.get_device_properties = lambda device: gpu
-found = {name: vars(taken) for name, taken in residence.triton_residences(Case(62, 2, 5)).items()}
+found = {name: vars(taken) for name, taken in residence.triton_residences(ProfileCase(62, 2, 5)).items()}
 names = multiply_adds.multiply_add.arg_names
 block = 32 * multiply_adds.WARPS * multiply_adds.CHAINS
 constants = {"accumulate": tl.float32, "block": block, "steps": multiply_adds.STEPS}

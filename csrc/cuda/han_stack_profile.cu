@@ -33,7 +33,7 @@ constexpr const char* kUsage = R"(usage: han_stack_profile [options]
 )";
 
 struct Case {
-  int64_t features = 1024, rows = 65536, depth = 16, groups = 1;
+  int64_t features = 1024, rows = 65536, layers = 16, groups = 1;
   std::string dtype = "bfloat16", direction = "all";
 };
 
@@ -78,7 +78,7 @@ Case case_of(const std::string& text) {
   Case c;
   c.features = number("--case", words[0]);
   c.rows = number("--case", words[1]);
-  c.depth = number("--case", words[2]);
+  c.layers = number("--case", words[2]);
   c.dtype = words[3];
   if (words.size() == 5) c.direction = words[4];
   return c;
@@ -96,7 +96,7 @@ Options parse(int count, char** arguments) {
     else if (name == "--rows")
       single.rows = number(name, value);
     else if (name == "--depth")
-      single.depth = number(name, value);
+      single.layers = number(name, value);
     else if (name == "--groups")
       single.groups = number(name, value);
     else if (name == "--repeats")
@@ -261,7 +261,7 @@ struct Tensors {
         y(elements() * bytes_of(type)),
         dy(elements() * bytes_of(type)),
         dx(elements() * bytes_of(type)),
-        signs(c.groups * c.rows * c.depth * sign_bytes()),
+        signs(c.groups * c.rows * c.layers * sign_bytes()),
         u(parameters() * bytes_of(type)),
         b(parameters() * bytes_of(type)),
         du(parameters() * bytes_of(type)),
@@ -280,7 +280,7 @@ struct Tensors {
     stack.groups = c.groups;
     stack.rows = c.rows;
     stack.features = static_cast<int>(c.features);
-    stack.layers = stack.abs_layers = static_cast<int>(c.depth);
+    stack.layers = stack.abs_layers = static_cast<int>(c.layers);
     stack.type = stack.parameter_type = type;
     return stack;
   }
@@ -372,7 +372,7 @@ std::string json_of(const Case& c, size_t sets, const std::vector<double>& copie
                     const std::vector<std::unique_ptr<Way>>& ways) {
   std::ostringstream out;
   out.precision(12);
-  out << "{\"features\": " << c.features << ", \"rows\": " << c.rows << ", \"depth\": " << c.depth
+  out << "{\"features\": " << c.features << ", \"rows\": " << c.rows << ", \"depth\": " << c.layers
       << ", \"groups\": " << c.groups << ", \"dtype\": \"" << c.dtype << "\", \"sets\": " << sets
       << ", \"kernels\": [\n"
       << "  {\"kernel\": \"copy\", \"bytes\": " << copy_bytes << ", \"seconds\": " << json_list(copies) << "}";
@@ -391,13 +391,13 @@ std::string json_of(const Case& c, size_t sets, const std::vector<double>& copie
 std::string run(const Case& c, const Options& options, const Gpu& gpu) {
   const Type type = type_of(c.dtype);
   std::printf("N=%lld, d=%lld, L=%lld, G=%lld, %s\n", static_cast<long long>(c.rows),
-              static_cast<long long>(c.features), static_cast<long long>(c.depth), static_cast<long long>(c.groups),
+              static_cast<long long>(c.features), static_cast<long long>(c.layers), static_cast<long long>(c.groups),
               c.dtype.c_str());
   std::vector<std::unique_ptr<Tensors>> sets;
   for (size_t i = sets_of(c, type, options.once); i > 0; --i) sets.push_back(std::make_unique<Tensors>(c, type));
   const Tensors& first = *sets.front();
   const double tensor = double(first.elements()) * bytes_of(type);
-  const double bits = double(c.groups) * c.rows * c.depth * first.sign_bytes();
+  const double bits = double(c.groups) * c.rows * c.layers * first.sign_bytes();
 
   Way forward("forward", 2 * tensor + bits, 4);
   std::vector<std::unique_ptr<Way>> ways;
@@ -445,7 +445,7 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
   }
   std::printf("%-10s %9.1f us %8.1f GB/s, in the same rounds\n", "copy", median(copies) * 1e6,
               2 * tensor / median(copies) * 1e-9);
-  for (const auto& way : ways) report(*way, copies, 2 * tensor, double(first.elements()) * c.depth, gpu);
+  for (const auto& way : ways) report(*way, copies, 2 * tensor, double(first.elements()) * c.layers, gpu);
   return json_of(c, sets.size(), copies, 2 * tensor, ways);
 }
 

@@ -18,12 +18,12 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is measured: a stack of `depth` layers on x of shape (batch, features), or (groups, batch, features)."""
+class ProfileCase:
+    """What is measured: a stack of layers on x of shape (rows, features), or (groups, rows, features)."""
 
     features: int
-    depth: int
-    batch: int
+    layers: int
+    rows: int
     groups: int | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = _CPU
@@ -31,7 +31,7 @@ class Case:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of x."""
-        return (*([] if self.groups is None else [self.groups]), self.batch, self.features)
+        return (*([] if self.groups is None else [self.groups]), self.rows, self.features)
 
     @property
     def storage(self) -> str:
@@ -41,18 +41,18 @@ class Case:
     @property
     def element_layers(self) -> int:
         """Elements of x times layers."""
-        return (self.groups or 1) * self.batch * self.features * self.depth
+        return (self.groups or 1) * self.rows * self.features * self.layers
 
     @property
     def bytes_held(self) -> int:
         """Bytes of x, y, their gradients, the parameters and theirs: the least that a measurement holds."""
         groups, size = self.groups or 1, self.dtype.itemsize
-        return 4 * groups * self.features * (self.batch + self.depth) * size
+        return 4 * groups * self.features * (self.rows + self.layers) * size
 
     def stack(self) -> hanops.HanStack:
         """Returns a new stack of these sizes."""
-        return hanops.HanStack(self.features, self.depth, groups=self.groups, device=self.device, dtype=self.dtype)
+        return hanops.HanStack(self.features, self.layers, groups=self.groups, device=self.device, dtype=self.dtype)
 
-    def rows(self) -> Tensor:
+    def random(self) -> Tensor:
         """Returns normal numbers of the shape of x."""
         return torch.randn(self.shape, device=self.device, dtype=self.dtype)

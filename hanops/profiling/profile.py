@@ -13,9 +13,9 @@ import hanops
 from hanops import backends
 from hanops.backends.native import native
 from hanops.definition.reference import arithmetic_dtype
-from hanops.profiling.case import FLOORS, Case
+from hanops.profiling.case import FLOORS, ProfileCase
 from hanops.profiling.ceilings import copy_rate, multiply_add_rate, sampler
-from hanops.profiling.report import Profile, Row
+from hanops.profiling.report import KernelFigures, Profile
 from hanops.profiling.residence import Residence, cuda_residences, triton_residences
 from hanops.profiling.timing import in_turns
 
@@ -38,7 +38,7 @@ def check(device: torch.device, backend: str) -> None:
         raise ValueError(f"backend must be one that runs here ({there}), got {backend!r}: {why}")
 
 
-def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
+def profile(case: ProfileCase, backend: str = "auto", seconds: float = 2.0) -> Profile:
     """Measures the forward without and with sign bits, the backward, and both ceilings, in turns.
 
     Args:
@@ -51,7 +51,7 @@ def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
         RuntimeError: where the backend cannot run on the device.
     """
     with hanops.use_backend(backend):
-        x, dy, stack, ops = case.rows(), case.rows(), case.stack().requires_grad_(False), torch.ops.hanops
+        x, dy, stack, ops = case.random(), case.random(), case.stack().requires_grad_(False), torch.ops.hanops
         u, b = stack.u, stack.b
         chosen = hanops.explain(x, u, b).backend
         y, signs = ops.han_stack_forward(x, u, b, True, True)
@@ -85,7 +85,9 @@ def profile(case: Case, backend: str = "auto", seconds: float = 2.0) -> Profile:
     )
 
 
-def _row(name: str, case: Case, bytes_moved: int, samples: dict[str, list[float]], residence: Residence | None) -> Row:
+def _row(
+    name: str, case: ProfileCase, bytes_moved: int, samples: dict[str, list[float]], residence: Residence | None
+) -> KernelFigures:
     times = samples[name]
 
     def share(ceiling: str, work: int) -> float | None:
@@ -102,7 +104,7 @@ def _row(name: str, case: Case, bytes_moved: int, samples: dict[str, list[float]
         binds = "copy" if of_copy > of_instructions else "instructions"
     median = statistics.median(times)
     low, _, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Row(
+    return KernelFigures(
         name,
         median,
         min(times),
@@ -126,7 +128,7 @@ def _where(device: torch.device) -> str:
     return f"{name}, {threads} thread{'' if threads == 1 else 's'}, load average {load:.1f}"
 
 
-def trace(case: Case, file: str, backend: str = "auto", calls: int = 5) -> None:
+def trace(case: ProfileCase, file: str, backend: str = "auto", calls: int = 5) -> None:
     """Writes what torch.profiler sees of a few forward and backward calls of a `HanStack`.
 
     Args:
@@ -145,7 +147,7 @@ def trace(case: Case, file: str, backend: str = "auto", calls: int = 5) -> None:
     if case.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with hanops.use_backend(backend):
-        stack, x, dy = case.stack(), case.rows().requires_grad_(), case.rows()
+        stack, x, dy = case.stack(), case.random().requires_grad_(), case.random()
         stack(x).backward(dy)
         with torch.profiler.profile(activities=activities) as profiler:
             for _ in range(calls):
@@ -158,14 +160,14 @@ def trace(case: Case, file: str, backend: str = "auto", calls: int = 5) -> None:
     profiler.export_chrome_trace(file)
 
 
-def ncu(case: Case) -> str:
+def ncu(case: ProfileCase) -> str:
     """Returns the Nsight Compute commands for a case: of the CUDA kernels without Python, and of the Triton kernels."""
     kernels = ["--kernel-name", "regex:^(forward|backward|parameter_gradients)"]
-    sizes = ["--features", str(case.features), "--depth", str(case.depth), "--dtype", case.storage]
+    sizes = ["--features", str(case.features), "--depth", str(case.layers), "--dtype", case.storage]
     groups = [] if case.groups is None else ["--groups", str(case.groups)]
     look = ["ncu", "--set", "full", "--import-source", "yes", *kernels]
-    program = ["build/cmake/han_stack_profile", *sizes, *groups, "--rows", str(case.batch), "--repeats", "1"]
-    python = ["python", "-m", "hanops", "profile", *sizes, *groups, "--batch", str(case.batch)]
+    program = ["build/cmake/han_stack_profile", *sizes, *groups, "--rows", str(case.rows), "--repeats", "1"]
+    python = ["python", "-m", "hanops", "profile", *sizes, *groups, "--batch", str(case.rows)]
     python += ["--device", "cuda", "--backend", "triton", "--seconds", "0"]
     return "\n".join(
         [

@@ -10,12 +10,12 @@ import torch
 
 import hanops
 from hanops.definition.reference import arithmetic_dtype
-from hanops.profiling.case import Case
+from hanops.profiling.case import ProfileCase
 from hanops.profiling.residence import Residence
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelFigures:
     """Figures of one kernel.
 
     seconds, seconds_fastest, seconds_quartiles: the median of the samples, the least, and their middle half.
@@ -47,12 +47,12 @@ class Profile:
     multiply_adds_per_s: of elements, in the type of the arithmetic; None where nothing can measure it.
     """
 
-    case: Case
+    case: ProfileCase
     backend: str
     where: str
     copy_bytes_per_s: float
     multiply_adds_per_s: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[KernelFigures, ...]
 
     @property
     def simulator(self) -> str | None:
@@ -62,7 +62,9 @@ class Profile:
 
     def figures(self) -> dict[str, Any]:
         """Returns everything as what JSON can hold; the units are in the names, and SI."""
-        case = {**asdict(self.case), "dtype": self.case.storage, "device": str(self.case.device)}
+        sizes = asdict(self.case)
+        named = {"depth": sizes.pop("layers"), "batch": sizes.pop("rows")}  # as the options are
+        case = {**sizes, **named, "dtype": self.case.storage, "device": str(self.case.device)}
         versions = {"hanops": hanops.__version__, "torch": torch.__version__}
         return {**versions, **asdict(self), "case": case, "simulator": self.simulator}
 
@@ -73,7 +75,7 @@ class Profile:
         instructions = "unknown" if rate is None else f"{rate * 1e-9:.1f} G {arithmetic} multiply-adds/s"
         lines = [
             f"hanops {hanops.__version__}, torch {torch.__version__}, backend {self.backend}, {self.where}",
-            f"x {list(case.shape)} of {case.storage}, depth {case.depth}",
+            f"x {list(case.shape)} of {case.storage}, {case.layers} layers",
         ]
         if self.simulator is not None:
             return "\n".join([*lines, f"{self.simulator} ran: its times say nothing of a GPU, and are not shown"])
@@ -93,7 +95,7 @@ class Profile:
         """The table: each column has two lines of head and a cell for each row."""
         scale, unit = (1e6, "us") if min(row.seconds for row in self.rows) < 1e-3 else (1e3, "ms")
 
-        def column(name: str, unit: str, cell: Callable[[Row], str]) -> list[str]:
+        def column(name: str, unit: str, cell: Callable[[KernelFigures], str]) -> list[str]:
             return [name, unit, *map(cell, self.rows)]
 
         def percent(share: float | None) -> str:

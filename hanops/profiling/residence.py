@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hanops.backends.native import native
-from hanops.profiling.case import FLOORS, Case
+from hanops.profiling.case import FLOORS, ProfileCase
 
 _REGISTERS, _BLOCKS = 64 << 10, 32  # of an SM: 32-bit registers, and the most programs it holds
 
@@ -38,16 +38,16 @@ def resident_warps(registers: int, warps: int, most_warps: int) -> int:
     return min(by_registers // warps, most_warps // warps, _BLOCKS) * warps
 
 
-def cuda_residences(case: Case) -> dict[str, Residence]:
+def cuda_residences(case: ProfileCase) -> dict[str, Residence]:
     """Asks the CUDA run-time library what the kernels of a case take of its GPU."""
     assert native is not None
-    sizes = (case.storage, case.groups or 1, case.batch, case.features, case.depth)
+    sizes = (case.storage, case.groups or 1, case.rows, case.features, case.layers)
     with torch.cuda.device(case.device):
         taken = {kernel: native.cuda_residence(kernel, *sizes) for kernel in FLOORS["cuda"]}
     return {kernel: Residence(**figures) for kernel, figures in taken.items()}
 
 
-def triton_residences(case: Case) -> dict[str, Residence]:
+def triton_residences(case: ProfileCase) -> dict[str, Residence]:
     """Compiles the Triton kernels of a case for its GPU, an NVIDIA one, and reads what they take."""
     from triton.backends.compiler import GPUTarget
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -185,92 +186,100 @@ def backward(
     if stack.layers == 0 or dy.numel() == 0:
         return (dx.copy_(dy) if needs_dx else dx), du.zero_(), db.zero_()
     with _on(stack.device):
-        _backward(stack, dy, y if needs_du else None, _from_device_layout(signs, stack), u, b, dx, du, db, needs)
+        call = _Backward(stack, dy, y if needs_du else None, _from_device_layout(signs, stack), u, b, needs)
+        partials = call.main(dx)
+        if call.sums:
+            call.finish(partials if call.fused else call.parameter_gradients(), du, db)
     return dx, du, db
 
 
-def _backward(
-    stack: _Stack,
-    dy: Tensor,
-    y: Tensor | None,
-    signs: Tensor,
-    u: Tensor,
-    b: Tensor | None,
-    dx: Tensor,
-    du: Tensor,
-    db: Tensor,
-    needs: Sequence[bool],
-) -> None:
-    needs_dx, needs_du, needs_db = needs
-    sums = needs_du or needs_db
-    size = stack.sign_bytes
-    g_rows = _Rows.of(dy, stack.groups)
-    y_rows = g_rows if y is None else _Rows.of(y, stack.groups)
-    strides = (*g_rows.strides, *y_rows.strides)
-    sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
-    options = {
-        "A": stack.arithmetic,
-        "BYTES": size,
-        "DU": needs_du,
-        "DB": needs_db,
-        "FOURS": g_rows.in_fours and y_rows.in_fours,
-    }
-    tile, stream = backward_tile(stack.features, stack.wide), streaming_tile()
-    launch = {**options, **(tile or stream).options(_TRITON_BACKEND)}
-    columns = 8 * size if tile is None else tile.columns
-    packed, norms = _packed(stack, u, b, columns)
-    fused = sums and stack.features <= FUSED_LIMIT
-    parts = sets = 1
+class _Backward:
+    """The launches of one backward call. dx is not needed, or `main` writes it; the rest is for du and db."""
 
-    def new(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=stack.dtype, device=stack.device)
+    def __init__(
+        self, stack: _Stack, dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None,
+        needs: Sequence[bool],
+    ) -> None:  # fmt: skip
+        self.stack, (self.needs_dx, self.needs_du, self.needs_db) = stack, needs
+        self.tile = backward_tile(stack.features, stack.wide)
+        self.columns = 8 * stack.sign_bytes if self.tile is None else self.tile.columns
+        self.packed, self.norms = _packed(stack, u, b, self.columns)
+        self.sums = self.needs_du or self.needs_db
+        self.fused = self.sums and stack.features <= FUSED_LIMIT
 
-    coefficients = new(stack.groups, stack.rows, stack.layers, 2) if sums and not fused else packed
-    live = signs  # not used
-    if needs_du and not fused:
-        live = torch.empty(stack.groups, stack.rows, dtype=torch.uint8, device=stack.device)
-    partials = packed
-    if tile is not None:
-        tiles = triton.cdiv(stack.rows, tile.rows)
-        parts = stack.parts(tiles, tile.programs_per_sm) if fused else tiles
-        if fused:
-            partials = stack.partials(tiles, parts, columns)
+        # Of each row, for parameter_gradients; where that does not run, any memory stands in their place.
+        self.coefficients, live = self.packed, signs
+        if self.sums and not self.fused:
+            self.coefficients = self.new(stack.groups, stack.rows, stack.layers, 2)
+            if self.needs_du:
+                live = torch.empty(stack.groups, stack.rows, dtype=torch.uint8, device=stack.device)
+        g_rows = _Rows.of(dy, stack.groups)
+        y_rows = g_rows if y is None else _Rows.of(y, stack.groups)
+        self.strides = (*g_rows.strides, *y_rows.strides)
+        self.inputs = (g_rows.data, y_rows.data, signs, self.packed)
+        self.kept = (self.coefficients, live)
+        self.sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
+        self.options = {
+            "A": stack.arithmetic,
+            "BYTES": stack.sign_bytes,
+            "DU": self.needs_du,
+            "DB": self.needs_db,
+            "FOURS": g_rows.in_fours and y_rows.in_fours,
+        }
+
+    def new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.stack.dtype, device=self.stack.device)
+
+    def main(self, dx: Tensor) -> Tensor:
+        """Takes all rows back through the layers. Returns partial sums of dw and db where these are `fused`."""
+        stack, tile, partials = self.stack, self.tile, self.packed
+        options = {**self.options, **(tile or streaming_tile()).options(_TRITON_BACKEND), "DX": self.needs_dx}
+        if tile is None:
+            programs, scratch = _scratch(stack, streaming_tile(), 2 * self.columns)
+            streaming_kernels.backward_streaming[(programs,)](
+                *self.inputs, dx, scratch, *self.kept, *self.sizes, stack.groups * stack.rows, programs, *self.strides,
+                C=streaming_tile().C, **options,
+            )  # fmt: skip
+            return partials
+        tiles = parts = triton.cdiv(stack.rows, tile.rows)
+        sets = 1
+        if self.fused:
+            parts = stack.parts(tiles, tile.programs_per_sm)
+            partials = stack.partials(tiles, parts, self.columns)
             sets = partials.shape[2]
         kernels.backward[(stack.groups * parts,)](
-            g_rows.data, y_rows.data, signs, packed, dx, partials, coefficients, live,
-            *sizes, tiles, parts, sets, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, DX=needs_dx, FUSED=fused, **launch,
+            *self.inputs, dx, partials, *self.kept, *self.sizes, tiles, parts, sets, *self.strides,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, FUSED=self.fused, **options,
         )  # fmt: skip
-    else:
-        programs, scratch = _scratch(stack, stream, 2 * columns)
-        streaming_kernels.backward_streaming[(programs,)](
-            g_rows.data, y_rows.data, signs, packed, dx, scratch, coefficients, live,
-            *sizes, stack.groups * stack.rows, programs, *strides,
-            C=stream.C, DX=needs_dx, **launch,
-        )  # fmt: skip
-    if not sums:
-        return
-    if not fused:
-        tile = parameter_tile(stack.wide)
+        return partials
+
+    def parameter_gradients(self) -> Tensor:
+        """Returns partial sums of dw and db, from what `main` has kept of each row."""
+        stack, tile = self.stack, parameter_tile(self.stack.wide)
         tiles, slices = triton.cdiv(stack.rows, tile.rows), triton.cdiv(stack.features, tile.columns)
         parts = stack.parts(tiles, tile.programs_per_sm, slices)
-        partials = stack.partials(tiles, parts, columns)
-        sets = partials.shape[2]
+        partials = stack.partials(tiles, parts, self.columns)
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
-            g_rows.data, y_rows.data, signs, packed, partials, coefficients, live,
-            *sizes, tiles, parts, sets, slices, *strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=columns, **options, **tile.options(_TRITON_BACKEND),
+            *self.inputs, partials, *self.kept, *self.sizes, tiles, parts, partials.shape[2], slices, *self.strides,
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=self.columns, **self.options, **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
-    if parts * sets > 1:
-        length, block = stack.layers * 2 * columns, 128
-        totals = new(stack.groups, length)
-        parameter_kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
-            partials, totals, length, parts * sets, PARTS=16, BLOCK=block
-        )
-        partials = totals
-    parameter_kernels.finish[(stack.groups * stack.layers,)](
-        partials, packed, norms, du, db, stack.features, D=columns, DU=needs_du, DB=needs_db
-    )
+        return partials
+
+    def finish(self, partials: Tensor, du: Tensor, db: Tensor) -> None:
+        """Adds up the partial sums, and writes du and db."""
+        stack = self.stack
+        _, parts, sets, *of_a_set = partials.shape
+        if parts * sets > 1:
+            length, block = math.prod(of_a_set), 128
+            totals = self.new(stack.groups, length)
+            parameter_kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
+                partials, totals, length, parts * sets, PARTS=16, BLOCK=block
+            )
+            partials = totals
+        parameter_kernels.finish[(stack.groups * stack.layers,)](
+            partials, self.packed, self.norms, du, db, stack.features,
+            D=self.columns, DU=self.needs_du, DB=self.needs_db,
+        )  # fmt: skip
 
 
 def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:

@@ -50,12 +50,29 @@ inline void check_strided(const char* name, const std::optional<at::Tensor>& t) 
   if (t) check_strided(name, *t);
 }
 
+// Which layers take the absolute value: all, all but the last, or none.
+inline void check_abs(bool final_abs, bool abs) {
+  TORCH_CHECK_VALUE(final_abs || abs,
+                    "han_stack: final_abs must not be given where abs is False and no layer takes the absolute value, "
+                    "got False");
+  TORCH_CHECK_NOT_IMPLEMENTED(abs, "han_stack: abs must be True, got False: that is not built yet");
+}
+
+// The axis of the features, of an `x` of so many axes.
+inline void check_dim(const char* name, int64_t axes, int64_t dim) {
+  TORCH_CHECK_VALUE(-axes <= dim && dim < axes, "han_stack: dim must be an axis of ", name, ", from ", -axes, " to ",
+                    axes - 1, ", got ", dim);
+  TORCH_CHECK_NOT_IMPLEMENTED(dim == -1 || dim == axes - 1, "han_stack: dim must be the last axis of ", name,
+                              " (-1 or ", axes - 1, "), got ", dim, ": another is not built yet");
+}
+
 // The rows `x` (called `name` in messages), the reflectors u and the biases b of one stack, or of one per group.
-inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u,
-                        const std::optional<at::Tensor>& b) {
+inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor& u, const std::optional<at::Tensor>& b,
+                        bool final_abs, bool abs, int64_t dim) {
   check_strided(name, x);
   check_strided("u", u);
   check_strided("b", b);
+  check_abs(final_abs, abs);
   const auto dtype = x.scalar_type();
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
                    "han_stack: ", name, " must be float64, float32, bfloat16 or float16, got ", dtype_name(x));
@@ -68,6 +85,7 @@ inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor&
   const int64_t least = u.dim() - 1;
   TORCH_CHECK_VALUE(x.dim() >= least, "han_stack: ", name, " must have shape ",
                     least == 1 ? "(..., features)" : "(groups, ..., features)", ", got ", x.sym_sizes());
+  check_dim(name, x.dim(), dim);
   TORCH_CHECK_VALUE(x.sym_size(-1) == u.sym_size(-1), "han_stack: the last axis of ", name, " must have u's ",
                     u.sym_size(-1), " features, got shape ", x.sym_sizes());
   if (u.dim() == 3) {
@@ -127,6 +145,23 @@ inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y
                     c10::SymIntArrayRef(shape), ", got ", signs.sym_sizes());
   TORCH_CHECK_VALUE(signs.device() == dy.device(), "han_stack: signs must be on the device of dy (", dy.device(),
                     "), got ", signs.device());
+}
+
+// `save`: what forward keeps for the backward.
+inline void check_forward(const at::Tensor& x, const at::Tensor& u, const std::optional<at::Tensor>& b, bool final_abs,
+                          int64_t save, bool abs, int64_t dim) {
+  check_stack("x", x, u, b, final_abs, abs, dim);
+  TORCH_CHECK_VALUE(0 <= save && save <= 2,
+                    "han_stack: save must be 0 (nothing), 1 (signs) or 2 (signs and the rest of y), got ", save);
+  TORCH_CHECK_NOT_IMPLEMENTED(save < 2, "han_stack: save must be 0 (nothing) or 1 (signs), got ", save,
+                              ": that is not built yet");
+}
+
+inline void check_backward(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
+                           const at::Tensor& u, const std::optional<at::Tensor>& b, bool final_abs,
+                           std::array<bool, 3> needs, bool abs, int64_t dim) {
+  check_stack("dy", dy, u, b, final_abs, abs, dim);
+  check_saved(dy, y, signs, u, final_abs, needs);
 }
 
 }  // namespace hanops

@@ -23,10 +23,13 @@ using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 using Needs = std::array<bool, 3>;  // dx, du, db
 
-using StackSchema = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool);
-using ForwardSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool);
+// The last two arguments of each: abs and dim.
+using StackSchema = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool, int64_t);
+using ForwardSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, int64_t,
+                                                 bool, int64_t);
 using BackwardSchema = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
-                                                          const Tensor&, const OptionalTensor&, bool, Needs);
+                                                          const Tensor&, const OptionalTensor&, bool, Needs, bool,
+                                                          int64_t);
 
 template <class Schema>
 auto find_op(const char* name) {
@@ -80,10 +83,10 @@ const auto& differentiable_backward_op() {
 }
 
 struct HanStack : Function<HanStack> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b,
-                        bool final_abs) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
+                        bool abs, int64_t dim) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, signs] = forward_op().call(x, u, b, final_abs, true);
+    auto [y, signs] = forward_op().call(x, u, b, final_abs, 1, abs, dim);
     // y serves to rebuild the activations, which only du asks for.
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({u.requires_grad() ? y : Tensor(), signs, u, b ? *b : Tensor()});
@@ -91,67 +94,73 @@ struct HanStack : Function<HanStack> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(4);
+    if (!grads[0].defined()) return variable_list(6);
     const auto saved = ctx->get_saved_variables();
     const Tensor &y = saved[0], &signs = saved[1], &u = saved[2], &b = saved[3];
     const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
     const bool final_abs = signs.sym_size(-2) == u.sym_size(-2);
     const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b.defined() && ctx->needs_input_grad(2)};
-    auto [dx, du, db] = backward_op().call(grads[0], given(y), signs, u, given(b), final_abs, needs);
-    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), Tensor()};
+    auto [dx, du, db] = backward_op().call(grads[0], given(y), signs, u, given(b), final_abs, needs, true, -1);
+    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}};
   }
 };
 
-Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
+                          int64_t dim) {
   check_strided("x", x);
   check_strided("u", u);
   check_strided("b", b);
-  if (is_transformed(x, u, b)) return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, true));
-  if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs);
+  if (is_transformed(x, u, b)) {
+    return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, 1, abs, dim));
+  }
+  if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs, abs, dim);
   at::AutoDispatchBelowADInplaceOrView guard;
-  return std::get<0>(forward_op().call(x, u, b, final_abs, false));
+  return std::get<0>(forward_op().call(x, u, b, final_abs, 0, abs, dim));
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b,
-                                                      bool final_abs, bool save) {
+                                                      bool final_abs, int64_t save, bool abs, int64_t dim) {
   check_strided("x", x);
   check_strided("u", u);
   check_strided("b", b);
   if (is_transformed(x, u, b) || any_requires_grad(x, u, b)) {
-    return differentiable_forward_op().call(x, u, b, final_abs, save);
+    return differentiable_forward_op().call(x, u, b, final_abs, save, abs, dim);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
-  return forward_op().call(x, u, b, final_abs, save);
+  return forward_op().call(x, u, b, final_abs, save, abs, dim);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy, const OptionalTensor& y,
                                                                const Tensor& signs, const Tensor& u,
-                                                               const OptionalTensor& b, bool final_abs, Needs needs) {
+                                                               const OptionalTensor& b, bool final_abs, Needs needs,
+                                                               bool abs, int64_t dim) {
   check_strided("dy", dy);
   check_strided("y", y);
   check_strided("signs", signs);
   check_strided("u", u);
   check_strided("b", b);
   if (is_transformed(dy, y, u, b) || any_requires_grad(dy, y, u, b)) {
-    return differentiable_backward_op().call(dy, y, signs, u, b, final_abs, needs);
+    return differentiable_backward_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
-  return backward_op().call(dy, y, signs, u, b, final_abs, needs);
+  return backward_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
 // ---- autocast: x alone, float64 excepted; u and b stay as they are
 
 template <c10::DeviceType device>
-Tensor han_stack_autocast(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+Tensor han_stack_autocast(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
+                          int64_t dim) {
   const c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
   static const auto op = find_op<StackSchema>("hanops::han_stack");
-  return op.call(at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device), u, b, final_abs);
+  const Tensor cast = at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device);
+  return op.call(cast, u, b, final_abs, abs, dim);
 }
 
 // ---- implementations
 
-Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
-  return std::get<0>(forward_op().call(x, u, b, final_abs, false));
+Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs, int64_t dim) {
+  return std::get<0>(forward_op().call(x, u, b, final_abs, 0, abs, dim));
 }
 
 // The backends that are ops of their own: CUDA below, plain torch and Triton in hanops/ops/registration.py.
@@ -178,18 +187,18 @@ c10::DispatchKeySet device_of_checked(const Tensor& x) {
 
 template <Backend backend>
 std::tuple<Tensor, Tensor> checked_forward(c10::DispatchKeySet keys, const Tensor& x, const Tensor& u,
-                                           const OptionalTensor& b, bool final_abs, bool save) {
-  check_stack("x", x, u, b);
-  return forward_op_of(backend).redispatch(keys & kDevices, x, u, b, final_abs, save);
+                                           const OptionalTensor& b, bool final_abs, int64_t save, bool abs,
+                                           int64_t dim) {
+  check_forward(x, u, b, final_abs, save, abs, dim);
+  return forward_op_of(backend).redispatch(keys & kDevices, x, u, b, final_abs, save, abs, dim);
 }
 
 template <Backend backend>
 std::tuple<Tensor, Tensor, Tensor> checked_backward(c10::DispatchKeySet keys, const Tensor& dy, const OptionalTensor& y,
                                                     const Tensor& signs, const Tensor& u, const OptionalTensor& b,
-                                                    bool final_abs, Needs needs) {
-  check_stack("dy", dy, u, b);
-  check_saved(dy, y, signs, u, final_abs, needs);
-  return backward_op_of(backend).redispatch(keys & kDevices, dy, y, signs, u, b, final_abs, needs);
+                                                    bool final_abs, Needs needs, bool abs, int64_t dim) {
+  check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim);
+  return backward_op_of(backend).redispatch(keys & kDevices, dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
 // Every op for nested tensors, which come here even where nothing else of torch is asked: names the one that is nested.
@@ -203,34 +212,51 @@ void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                             bool save) {
-  check_stack("x", x, u, b);
+                                             int64_t save, bool abs, int64_t dim) {
+  check_forward(x, u, b, final_abs, save, abs, dim);
   const Backend backend = select_backend(x, u);
   if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
-  return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save);
+  return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save, abs, dim);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                                       const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                                      Needs needs) {
-  check_stack("dy", dy, u, b);
-  check_saved(dy, y, signs, u, final_abs, needs);
+                                                      Needs needs, bool abs, int64_t dim) {
+  check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim);
   const Backend backend = select_backend(dy, u);
   if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
-  return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs);
+  return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
+
+#ifdef HANOPS_CUDA
+std::tuple<Tensor, Tensor> han_stack_forward_cuda(const Tensor& x, const Tensor& u, const OptionalTensor& b,
+                                                  bool final_abs, int64_t save, bool /*abs*/, int64_t /*dim*/) {
+  return cuda::han_stack_forward(x, u, b, final_abs, save);
+}
+
+std::tuple<Tensor, Tensor, Tensor> han_stack_backward_cuda(const Tensor& dy, const OptionalTensor& y,
+                                                           const Tensor& signs, const Tensor& u,
+                                                           const OptionalTensor& b, bool final_abs, Needs needs,
+                                                           bool /*abs*/, int64_t /*dim*/) {
+  return cuda::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
+}
+#endif
 
 }  // namespace
 
+// What each argument may be: checks.h. hanops/ops/registration.py has the same.
+constexpr const char* kStack =
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1) -> Tensor";
 constexpr const char* kForward =
-    "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)";
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs, int save, bool abs=True, int dim=-1) "
+    "-> (Tensor y, Tensor signs)";
 constexpr const char* kBackward =
-    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs) "
-    "-> (Tensor dx, Tensor du, Tensor db)";
+    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs, bool abs=True, "
+    "int dim=-1) -> (Tensor dx, Tensor du, Tensor db)";
 
 TORCH_LIBRARY(hanops, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  m.def("han_stack(Tensor x, Tensor u, Tensor? b, bool final_abs=True) -> Tensor", tags);
+  m.def(c10::str("han_stack", kStack).c_str(), tags);
   for (const char* suffix : {"", "_cuda", "_triton", "_torch"}) {
     m.def(c10::str("han_stack_forward", suffix, kForward).c_str(), tags);
     m.def(c10::str("han_stack_backward", suffix, kBackward).c_str(), tags);
@@ -272,8 +298,8 @@ TORCH_LIBRARY_IMPL(hanops, BackendSelect, m) {
 
 #ifdef HANOPS_CUDA
 TORCH_LIBRARY_IMPL(hanops, CUDA, m) {
-  m.impl("han_stack_forward_cuda", cuda::han_stack_forward);
-  m.impl("han_stack_backward_cuda", cuda::han_stack_backward);
+  m.impl("han_stack_forward_cuda", han_stack_forward_cuda);
+  m.impl("han_stack_backward_cuda", han_stack_backward_cuda);
 }
 #endif
 

@@ -14,7 +14,7 @@ import torch
 import hanops
 from hanops.backends.native import native
 
-from . import test_compatibility
+from . import test_compatibility, test_ops_options
 
 PACKAGE = Path(hanops.__file__).parent
 
@@ -71,7 +71,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_native_code(tmp_path):
-    rows = [module.__file__ for module in test_compatibility.MODULES]
+    rows = [module.__file__ for module in (*test_compatibility.MODULES, test_ops_options)]
     done = run(copy_of_package(tmp_path), SCRIPT.format(root=str(Path(__file__).parent.parent), rows=rows))
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -96,6 +96,16 @@ def signs() -> None:
     assert bits.placements == y.placements == (Shard(0),)
     assert torch.equal(bits.full_tensor(), forward(x.full_tensor(), u.to_local(), b.to_local(), True, True)[1])
     assert forward(x, u, b, True, False)[1].shape == (0,)
+    for flags in ((True, -1), (True, 1)):
+        assert torch.equal(forward(x, u, b, True, 1, *flags)[1].full_tensor(), bits.full_tensor())
+        dx, *_ = torch.ops.hanops.han_stack_backward(y, y, bits, u, b, True, [True] * 3, *flags)
+        assert dx.placements == (Shard(0),)
+    with pytest.raises(NotImplementedError, match="dim must be the last axis of x"):
+        forward(x, u, b, True, 1, dim=0)
+    with torch.inference_mode():
+        assert torch.equal(torch.ops.hanops.han_stack(x, u, b, True, True, 1).full_tensor(), y.full_tensor())
+        with pytest.raises(NotImplementedError, match="abs must be True"):
+            torch.ops.hanops.han_stack(x, u, b, abs=False)
 
 
 def test_signs(run):

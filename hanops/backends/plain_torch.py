@@ -52,7 +52,7 @@ def stacked(layers: list[Tensor], like: Tensor) -> Tensor:
     return torch.stack(layers, -2) if layers else torch.zeros_like(like)
 
 
-def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
     """Returns y and, where `save`, the packed sign bits of every layer that ends in an absolute value."""
     dtype = reference.arithmetic_dtype(x.dtype)
     w = reference.unit(by_layer(u).to(dtype))

@@ -33,17 +33,51 @@ def check_strided(name: str, t: Tensor | None) -> None:
         _fail(TypeError, f"{name} must be a strided tensor, got one of layout {t.layout}")
 
 
-def check_stack(name: str, x: Tensor, u: Tensor, b: Tensor | None) -> None:
+def check_abs(final_abs: bool, abs: bool) -> None:
+    """Checks which layers are to take the absolute value: all, all but the last, or none.
+
+    Raises:
+        ValueError: where no layer is, and the last is told of on its own.
+        NotImplementedError: where no layer is.
+    """
+    if not final_abs and not abs:
+        _fail(
+            ValueError,
+            "final_abs must not be given where abs is False and no layer takes the absolute value, got False",
+        )
+    if not abs:
+        _fail(NotImplementedError, "abs must be True, got False: that is not built yet")
+
+
+def check_dim(name: str, axes: int, dim: int) -> None:
+    """Checks the axis of the features, of an x (called `name` in messages) of so many axes.
+
+    Raises:
+        ValueError: where there is no such axis.
+        NotImplementedError: where it is not the last.
+    """
+    if not -axes <= dim < axes:
+        _fail(ValueError, f"dim must be an axis of {name}, from {-axes} to {axes - 1}, got {dim}")
+    if dim not in (-1, axes - 1):
+        wanted = f"the last axis of {name} (-1 or {axes - 1})"
+        _fail(NotImplementedError, f"dim must be {wanted}, got {dim}: another is not built yet")
+
+
+def check_stack(
+    name: str, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+) -> None:
     """Checks the rows x (called `name` in messages), the reflectors u and the biases b.
 
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
-        ValueError: for a shape or a device that does not fit.
+        ValueError: for a shape, a device, an axis or a choice of absolute values that does not fit.
+        NotImplementedError: for an axis or a choice of absolute values that is not built yet.
     """
     check_strided(name, x)
     check_strided("u", u)
     if b is not None:
         check_strided("b", b)
+    check_abs(final_abs, abs)
     if x.dtype not in DTYPES:
         _fail(TypeError, f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
     if u.dtype not in (x.dtype, torch.float32):
@@ -56,6 +90,7 @@ def check_stack(name: str, x: Tensor, u: Tensor, b: Tensor | None) -> None:
     if x.dim() < u.dim() - 1:
         wanted = "(..., features)" if u.dim() == 2 else "(groups, ..., features)"
         _fail(ValueError, f"{name} must have shape {wanted}, got {list(x.shape)}")
+    check_dim(name, x.dim(), dim)
     if x.shape[-1] != u.shape[-1]:
         _fail(ValueError, f"the last axis of {name} must have u's {u.shape[-1]} features, got shape {list(x.shape)}")
     if u.dim() == 3 and x.shape[0] != u.shape[0]:
@@ -107,3 +142,38 @@ def check_saved(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, final_ab
         _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
     if signs.device != dy.device:
         _fail(ValueError, f"signs must be on the device of dy ({dy.device}), got {signs.device}")
+
+
+def check_forward(
+    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
+) -> None:
+    """Checks the arguments of `han_stack_forward`; `save` tells what it keeps for the backward.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `check_stack` does, and for `save`.
+    """
+    check_stack("x", x, u, b, final_abs, abs, dim)
+    if save not in (0, 1, 2):
+        _fail(ValueError, f"save must be 0 (nothing), 1 (signs) or 2 (signs and the rest of y), got {save}")
+    if save == 2:
+        _fail(NotImplementedError, f"save must be 0 (nothing) or 1 (signs), got {save}: that is not built yet")
+
+
+def check_backward(
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool,
+    needs: Sequence[bool],
+    abs: bool = True,
+    dim: int = -1,
+) -> None:
+    """Checks the arguments of `han_stack_backward`.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `check_stack` and `check_saved` do.
+    """
+    check_stack("dy", dy, u, b, final_abs, abs, dim)
+    check_saved(dy, y, signs, u, final_abs, needs)

@@ -17,7 +17,7 @@ from torch.autograd.function import _SingleLevelFunction
 from hanops.backends import plain_torch
 from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, stacked
 from hanops.definition import reference
-from hanops.definition.checks import check_saved, check_stack
+from hanops.definition.checks import check_backward, check_forward
 
 
 def _has_tangent(*tensors: Tensor | None) -> bool:
@@ -49,12 +49,12 @@ def _below(op: Any, *args: Any) -> Any:
 
 class _Forward(_SingleLevelFunction):
     @staticmethod
-    def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> tuple[Tensor, Tensor]:
-        return _below(torch.ops.hanops.han_stack_forward, x, u, b, final_abs, True)
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        return _below(torch.ops.hanops.han_stack_forward, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, u, b, ctx.final_abs = inputs
+        _, u, b, ctx.final_abs, *_ = inputs
         y, signs = output
         rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
         ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None)
@@ -64,11 +64,11 @@ class _Forward(_SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 4
+            return (None,) * 7
         y, signs, u, b = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
         grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, ctx.final_abs, needs)
-        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), None)
+        return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *(None,) * 4)
 
 
 class _Backward(_SingleLevelFunction):
@@ -78,7 +78,7 @@ class _Backward(_SingleLevelFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.final_abs, ctx.needs = inputs
+        *tensors, ctx.final_abs, ctx.needs, _, _ = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
@@ -86,31 +86,40 @@ class _Backward(_SingleLevelFunction):
     def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:
         v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, ctx.needs, strict=True))
         dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=ctx.final_abs)
-        grads = (dy, y, None, u, b, None, None)
+        grads = (dy, y, None, u, b, *(None,) * 4)
         return tuple(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=True))
 
 
-def han_stack_forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+def han_stack_forward(
+    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
+) -> tuple[Tensor, Tensor]:
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _has_tangent(x, u, b):  # below, the op itself checks its arguments
-        check_stack("x", x, u, b)
-        return plain_torch.forward(x, u, b, final_abs, True)
+        check_forward(x, u, b, final_abs, save, abs, dim)
+        return plain_torch.forward(x, u, b, final_abs, 1)
     with enable_single_level_autograd_function():
-        y, signs = _Forward.apply(x, u, b, final_abs)  # type: ignore[attr-defined]
+        y, signs = _Forward.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
 
 
 def han_stack_backward(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool,
+    needs: list[bool],
+    abs: bool = True,
+    dim: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
     if _has_tangent(dy, y, u, b):
-        check_stack("dy", dy, u, b)
-        check_saved(dy, y, signs, u, final_abs, needs)
+        check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
         return plain_torch.backward(dy, y, signs, u, b, final_abs, needs)
     with enable_single_level_autograd_function():
         return _Backward.apply(  # type: ignore[attr-defined]
-            dy, y, signs, u, b, final_abs, needs
+            dy, y, signs, u, b, final_abs, needs, abs, dim
         )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from hanops.backends.plain_torch import backward, forward
+from hanops.definition.checks import check_stack
+from hanops.ops.registration import backward_op, forward_op
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
@@ -21,11 +23,14 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
     """
     ops = torch.ops.hanops
 
-    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
-        return forward(x, u, b, final_abs, False)[0]
+    def stack(
+        x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+    ) -> Tensor:
+        check_stack("x", x, u, b, final_abs, abs, dim)
+        return forward(x, u, b, final_abs, 0)[0]
 
     return {
         ops.han_stack.default: stack,
-        ops.han_stack_forward.default: forward,
-        ops.han_stack_backward.default: backward,
+        ops.han_stack_forward.default: forward_op(forward, check=True),
+        ops.han_stack_backward.default: backward_op(backward, check=True),
     }

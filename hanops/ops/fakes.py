@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hanops.backends.native import native
-from hanops.definition.checks import check_saved, check_stack, signs_shape
+from hanops.definition.checks import check_backward, check_forward, check_stack, signs_shape
 
 
 def _load_sharding_rules() -> None:
@@ -17,25 +17,36 @@ def _load_sharding_rules() -> None:
         from hanops.ops import sharding  # noqa: F401
 
 
-def _stack_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+def _stack_fake(
+    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+) -> Tensor:
     _load_sharding_rules()
-    check_stack("x", x, u, b)
+    check_stack("x", x, u, b, final_abs, abs, dim)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _forward_fake(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
+) -> tuple[Tensor, Tensor]:
     _load_sharding_rules()
-    check_stack("x", x, u, b)
+    check_forward(x, u, b, final_abs, save, abs, dim)
     signs = x.new_empty(signs_shape(x, u, final_abs) if save else [0], dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.contiguous_format), signs
 
 
 def _backward_fake(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool,
+    needs: list[bool],
+    abs: bool = True,
+    dim: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _load_sharding_rules()
-    check_stack("dy", dy, u, b)
-    check_saved(dy, y, signs, u, final_abs, needs)
+    check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
     return (
         torch.empty_like(dy, memory_format=torch.contiguous_format) if needs[0] else dy.new_empty(0),
         torch.empty_like(u, memory_format=torch.contiguous_format) if needs[1] else u.new_empty(0),

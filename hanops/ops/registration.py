@@ -15,24 +15,28 @@ from torch import Tensor
 from hanops import backends
 from hanops.backends import plain_torch
 from hanops.backends.native import native
-from hanops.definition.checks import check_saved, check_stack
+from hanops.definition.checks import check_backward, check_forward
 from hanops.ops import autograd
 
-FORWARD = "(Tensor x, Tensor u, Tensor? b, bool final_abs, bool save) -> (Tensor y, Tensor signs)"
+# What each argument may be: hanops/definition/checks.py. csrc/ops.cpp has the same.
+STACK = "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1) -> Tensor"
+FORWARD = (
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs, int save, bool abs=True, int dim=-1) -> (Tensor y, Tensor signs)"
+)
 BACKWARD = (
-    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs)"
-    " -> (Tensor dx, Tensor du, Tensor db)"
+    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs, bool abs=True,"
+    " int dim=-1) -> (Tensor dx, Tensor du, Tensor db)"
 )
 
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
 
 
-def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
     """Returns y and, where `save`, the packed sign bits, from the Triton kernels."""
     backends.require("triton", x.device)
     from hanops.backends.triton import han_stack
 
-    return han_stack.forward(x, u, b, final_abs, save)
+    return han_stack.forward(x, u, b, final_abs, bool(save))
 
 
 def backward_triton(
@@ -49,20 +53,35 @@ FORWARDS = {"torch": plain_torch.forward, "triton": forward_triton}
 BACKWARDS = {"torch": plain_torch.backward, "triton": backward_triton}
 
 
-def _checked_forward(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    def forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
-        check_stack("x", x, u, b)
-        return run(x, u, b, *flags)
+def forward_op(run: Callable[..., tuple[Tensor, Tensor]], check: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Makes `run` an implementation of the op, which takes abs and dim too: the checks let through their defaults."""
+
+    def forward(
+        x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
+    ) -> tuple[Tensor, Tensor]:
+        if check:
+            check_forward(x, u, b, final_abs, save, abs, dim)
+        return run(x, u, b, final_abs, save)
 
     return forward
 
 
-def _checked_backward(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+def backward_op(run: Callable[..., tuple[Tensor, ...]], check: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """Is to the backward op what `forward_op` is to the forward op."""
+
     def backward(
-        dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+        dy: Tensor,
+        y: Tensor | None,
+        signs: Tensor,
+        u: Tensor,
+        b: Tensor | None,
+        final_abs: bool,
+        needs: list[bool],
+        abs: bool = True,
+        dim: int = -1,
     ) -> tuple[Tensor, ...]:
-        check_stack("dy", dy, u, b)
-        check_saved(dy, y, signs, u, final_abs, needs)
+        if check:
+            check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
         return run(dy, y, signs, u, b, final_abs, needs)
 
     return backward
@@ -70,16 +89,14 @@ def _checked_backward(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., t
 
 def define() -> None:
     """Defines the ops that no C++ defines, and implements all that are written in Python."""
+    check = native is None  # else csrc/ops.cpp checks the arguments
     for name in FORWARDS:
         forward, backward = f"han_stack_forward_{name}", f"han_stack_backward_{name}"
         if native is None:
             library.define(forward + FORWARD)
             library.define(backward + BACKWARD)
-            library.impl(forward, _checked_forward(FORWARDS[name]), "CompositeExplicitAutograd")
-            library.impl(backward, _checked_backward(BACKWARDS[name]), "CompositeExplicitAutograd")
-        else:  # csrc/ops.cpp defines them, and checks the arguments
-            library.impl(forward, FORWARDS[name], "CompositeExplicitAutograd")
-            library.impl(backward, BACKWARDS[name], "CompositeExplicitAutograd")
+        library.impl(forward, forward_op(FORWARDS[name], check), "CompositeExplicitAutograd")
+        library.impl(backward, backward_op(BACKWARDS[name], check), "CompositeExplicitAutograd")
     library.define(f"han_stack_forward_differentiable{FORWARD}")
     library.define(f"han_stack_backward_differentiable{BACKWARD}")
     library.impl("han_stack_forward_differentiable", autograd.han_stack_forward, "CompositeImplicitAutograd")

@@ -21,7 +21,7 @@ def _row_axes(x: Any, u: Any) -> range:
     return range(u.ndim - 2, x.ndim - 1)
 
 
-def _forward(x: Any, u: Any, b: Any, save: bool) -> Rules:
+def _forward(x: Any, u: Any, b: Any, save: int) -> Rules:
     """Returns the rules of y and signs, which are empty unless `save`."""
 
     def rule(rows: Any, parameters: Any) -> tuple[list[Any], list[Any]]:
@@ -32,17 +32,21 @@ def _forward(x: Any, u: Any, b: Any, save: bool) -> Rules:
     return [*rules, rule(Shard(0), Shard(0))] if u.ndim == 3 else rules
 
 
-def han_stack_forward(x: Any, u: Any, b: Any, final_abs: bool, save: bool) -> Rules:
+def han_stack_forward(x: Any, u: Any, b: Any, final_abs: bool, save: int, *flags: Any) -> Rules:
     """Gives the rules of the op `han_stack_forward`."""
-    return [(results, [*arguments, None, None]) for results, arguments in _forward(x, u, b, save)]
+    return [
+        (results, [*arguments, None, None, *(None for _ in flags)]) for results, arguments in _forward(x, u, b, save)
+    ]
 
 
-def han_stack(x: Any, u: Any, b: Any, final_abs: bool = True) -> Rules:
+def han_stack(x: Any, u: Any, b: Any, *flags: Any) -> Rules:
     """Gives the rules of the op `han_stack`, which is called in inference mode."""
-    return [(results[:1], [*arguments, None]) for results, arguments in _forward(x, u, b, False)]
+    return [(results[:1], [*arguments, *(None for _ in flags)]) for results, arguments in _forward(x, u, b, 0)]
 
 
-def han_stack_backward(dy: Any, y: Any, signs: Any, u: Any, b: Any, final_abs: bool, needs: list[bool]) -> Rules:
+def han_stack_backward(
+    dy: Any, y: Any, signs: Any, u: Any, b: Any, final_abs: bool, needs: list[bool], *flags: Any
+) -> Rules:
     """Gives the rules of the op `han_stack_backward`; results that are not needed are empty."""
 
     def rule(rows: Any, parameters: Any, gradients: Any) -> tuple[list[Any], list[Any]]:
@@ -51,7 +55,7 @@ def han_stack_backward(dy: Any, y: Any, signs: Any, u: Any, b: Any, final_abs: b
             for placement, need in zip((rows, gradients, gradients), needs, strict=True)
         ]
         given = [rows, None if y is None else rows, rows, parameters, None if b is None else parameters]
-        return results, [*given, None, None]
+        return results, [*given, None, None, *(None for _ in flags)]
 
     rules = [
         rule(Replicate(), Replicate(), Replicate()),

@@ -85,7 +85,7 @@ Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                   bool save) {
+                                   int64_t save, bool /*abs*/, int64_t /*dim*/) {
   const Memory memory{&x, &u, pointer(b)};
   const auto [y, signs] = cuda::han_stack_forward(x, u, b, final_abs, save);
   return {y, save ? converted(signs, x.size(-1), true) : signs};
@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const Optio
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                             const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                            std::array<bool, 3> needs) {
+                                            std::array<bool, 3> needs, bool /*abs*/, int64_t /*dim*/) {
   const Memory memory{&dy, pointer(y), &u, pointer(b)};
   return cuda::han_stack_backward(dy, y, converted(signs, dy.size(-1), false), u, b, final_abs, needs);
 }

@@ -1,60 +1,61 @@
-// The process-wide choice of implementation, read inside the ops: it is no part of any graph.
+// The process-wide choice of implementation, read inside the ops: it is no part of any graph. What runs where is
+// decided in hanops/backends/choice.py, which sets a choice; here a call is looked up in it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
+#include <string>
 #include <string_view>
 #include <vector>
 
 namespace hanops {
 
-enum class Backend { kAuto, kCuda, kTriton, kCpu, kTorch };
-constexpr std::array<std::string_view, 5> kBackendNames{"auto", "cuda", "triton", "cpu", "torch"};
+enum class Backend { kCuda, kTriton, kCpu, kTorch };
+constexpr std::array<std::string_view, 4> kBackendNames{"cuda", "triton", "cpu", "torch"};
 
-inline std::atomic<Backend> chosen_backend{Backend::kAuto};
-
-// On a GPU: the backend of calls that are within these bounds. The first rule that fits a call decides.
+// The backend of calls that are within these bounds.
 struct Rule {
   Backend backend;
-  std::vector<at::ScalarType> dtypes;  // of x
-  int64_t features, layers, rows;      // at most
+  uint64_t dtypes;                 // of x: bit t for scalar type t
+  int64_t features, layers, rows;  // at most; rows of all groups
+  bool operator==(const Rule&) const = default;
 };
-inline std::vector<Rule> rules;  // set once, by hanops/backends/choice.py, which leaves out what is not there
 
-// Whether the kernels of backend 'cuda' are in this process for tensors like x: on a GPU where this build has them, on
-// the CPU where a test has loaded the emulator.
-inline bool has_cuda(const at::Tensor& x) {
-  const auto op = c10::Dispatcher::singleton().findSchema({"hanops::han_stack_forward_cuda", ""});
-  const auto key = x.is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
-  return (x.is_cpu() || x.is_cuda()) && op && op->hasKernelForDispatchKey(key);
+// Of the calls on one kind of device: the first rule that fits decides.
+struct Rules {
+  std::vector<Rule> rules;
+  std::string why_not;  // where none fits: ends the error
+  bool operator==(const Rules&) const = default;
+};
+
+struct Choice {
+  std::string name;  // of what was asked for
+  Rules cpu, cuda, other;
+  bool operator==(const Choice&) const = default;
+};
+
+inline const Choice kNoChoice{"auto", {}, {}, {}};
+inline std::atomic<const Choice*> choice{
+    &kNoChoice};  // of those that were ever set: they stay, for a call may read one
+
+inline Backend select_backend(at::Device device, at::ScalarType dtype, int64_t features, int64_t layers, int64_t rows) {
+  const Choice& chosen = *choice.load(std::memory_order_acquire);
+  const Rules& there = device.is_cpu() ? chosen.cpu : device.is_cuda() ? chosen.cuda : chosen.other;
+  for (const Rule& rule : there.rules) {
+    if (rule.dtypes >> static_cast<int>(dtype) & 1 && features <= rule.features && layers <= rule.layers &&
+        rows <= rule.rows) {
+      return rule.backend;
+    }
+  }
+  TORCH_CHECK(false, "han_stack: backend '", chosen.name, "' was asked for, but the tensors are on ", device,
+              there.why_not);
 }
 
-// What runs a call on x. hanops/backends/choice.py decides the same, and explains it; whether Triton's interpreter is
-// on, which tensors on the CPU need, it checks itself.
 inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
-  const Backend chosen = chosen_backend;
-  const bool on_cpu = x.is_cpu(), on_gpu = x.is_cuda();
-  if (chosen == Backend::kAuto) {
-    if (on_cpu) return Backend::kCpu;
-    if (!on_gpu) return Backend::kTorch;
-    const int64_t features = x.size(-1), layers = u.size(-2), rows = x.numel() / features;
-    for (const Rule& rule : rules) {
-      if (features <= rule.features && layers <= rule.layers && rows <= rule.rows &&
-          std::find(rule.dtypes.begin(), rule.dtypes.end(), x.scalar_type()) != rule.dtypes.end()) {
-        return rule.backend;
-      }
-    }
-    return Backend::kTorch;
-  }
-  const bool fits = chosen == Backend::kTorch || (chosen == Backend::kCpu && on_cpu) ||
-                    (chosen == Backend::kTriton && (on_cpu || on_gpu)) || (chosen == Backend::kCuda && has_cuda(x));
-  TORCH_CHECK(fits, "han_stack: backend '", kBackendNames[static_cast<size_t>(chosen)],
-              "' was asked for, but the tensors are on ", x.device());
-  return chosen;
+  const int64_t features = x.size(-1);
+  return select_backend(x.device(), x.scalar_type(), features, u.size(-2), x.numel() / features);
 }
 
 }  // namespace hanops

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <list>
 
 #include "backend.h"
 #include "cpu/kernels.h"
@@ -54,6 +55,27 @@ at::ScalarType scalar_type(const std::string& name) {
     if (c10::getDtypeNames(type).first == name) return type;
   }
   throw py::value_error("no such dtype: " + name);
+}
+
+using RuleTuple = std::tuple<std::string, std::vector<std::string>, int64_t, int64_t, int64_t>;
+using RulesTuple = std::pair<std::vector<RuleTuple>, std::string>;
+
+hanops::Rules rules(const RulesTuple& given) {
+  hanops::Rules result{{}, given.second};
+  for (const auto& [name, dtypes, features, layers, rows] : given.first) {
+    hanops::Rule rule{backend(name), 0, features, layers, rows};
+    for (const auto& dtype : dtypes) rule.dtypes |= uint64_t{1} << static_cast<int>(scalar_type(dtype));
+    result.rules.push_back(rule);
+  }
+  return result;
+}
+
+void set_choice(const std::string& name, const RulesTuple& cpu, const RulesTuple& cuda, const RulesTuple& other) {
+  static std::list<hanops::Choice> choices;
+  const hanops::Choice wanted{name, rules(cpu), rules(cuda), rules(other)};
+  auto found = std::find(choices.begin(), choices.end(), wanted);
+  if (found == choices.end()) found = choices.insert(found, wanted);
+  hanops::choice.store(&*found, std::memory_order_release);
 }
 
 py::dict build_info() {
@@ -109,17 +131,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_residence", &cuda_residence, py::arg("kernel"), py::arg("dtype"), py::arg("groups"), py::arg("rows"),
         py::arg("features"), py::arg("layers"), "The tile of a call on the current GPU, and what it takes of it.");
 #endif
-  m.def("set_backend", [](const std::string& name) { hanops::chosen_backend = backend(name); });
+  m.def("set_choice", &set_choice, py::arg("name"), py::arg("cpu"), py::arg("cuda"), py::arg("other"),
+        "What was asked for, and what it means on three kinds of devices: rules of backend, dtypes of x, and the most "
+        "features, layers and rows, and how the error ends where no rule fits a call.");
   m.def(
-      "set_rules",
-      [](const std::vector<std::tuple<std::string, std::vector<std::string>, int64_t, int64_t, int64_t>>& rules) {
-        hanops::rules.clear();
-        for (const auto& [name, dtypes, features, layers, rows] : rules) {
-          hanops::Rule rule{backend(name), {}, features, layers, rows};
-          for (const auto& dtype : dtypes) rule.dtypes.push_back(scalar_type(dtype));
-          hanops::rules.push_back(rule);
-        }
+      "select_backend",
+      [](const std::string& device, const std::string& dtype, int64_t features, int64_t layers, int64_t rows) {
+        const auto chosen = hanops::select_backend(at::Device(device), scalar_type(dtype), features, layers, rows);
+        return std::string(hanops::kBackendNames[static_cast<size_t>(chosen)]);
       },
-      "On a GPU: backend, dtypes of x, and the most features, layers and rows; the first rule that fits a call "
-      "decides.");
+      py::arg("device"), py::arg("dtype"), py::arg("features"), py::arg("layers"), py::arg("rows"),
+      "The backend of a call on x of so many rows.");
 }

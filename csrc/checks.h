@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "signs.h"
+
 namespace hanops {
 
 inline std::string dtype_name(const at::Tensor& t) {
@@ -104,47 +106,19 @@ inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor&
   }
 }
 
-inline c10::SymInt layers_with_abs(const at::Tensor& u, bool final_abs) {
-  const c10::SymInt layers = u.sym_size(-2);
-  return final_abs || layers == 0 ? layers : layers - 1;
+// The shape of the sign bits of rows like x, where a row has `bytes` of them for each of so many layers.
+template <class Int>
+c10::SmallVector<Int, at::kDimVectorStaticSize> signs_shape(c10::ArrayRef<Int> x, Int layers, Int bytes) {
+  c10::SmallVector<Int, at::kDimVectorStaticSize> shape(x.begin(), x.end() - 1);
+  shape.push_back(layers);
+  shape.push_back(bytes);
+  return shape;
 }
 
-// Bytes of a row's sign bits of one layer; the device type sets their layout, as hanops/definition/signs.py describes
-// it.
-inline int64_t chunked_sign_bytes(int64_t features) {
-  int64_t bytes = 4;
-  while (8 * bytes < features) bytes *= 2;
-  return bytes;
-}
-
-inline c10::SymInt sign_bytes(const at::Tensor& x) {
+// The device type sets the layout.
+inline c10::SymInt sign_bytes_of(const at::Tensor& x) {
   const c10::SymInt features = x.sym_size(-1);
-  if (x.is_cpu()) return (features + 7) / 8;
-  return chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
-}
-
-// What forward saved must fit dy: the shape of y is dy's, and that of signs follows from the device. Comes after
-// check_stack.
-inline void check_saved(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
-                        const at::Tensor& u, bool final_abs, std::array<bool, 3> needs) {
-  check_strided("y", y);
-  check_strided("signs", signs);
-  TORCH_CHECK_VALUE(!needs[1] || y, "han_stack: y must be given where du is needed, got None");
-  if (y) {
-    TORCH_CHECK_VALUE(y->sym_sizes() == dy.sym_sizes() && y->scalar_type() == dy.scalar_type(),
-                      "han_stack: y must have the shape and dtype of dy (", dy.sym_sizes(), ", ", dtype_name(dy),
-                      "), got ", y->sym_sizes(), ", ", dtype_name(*y));
-    TORCH_CHECK_VALUE(y->device() == dy.device(), "han_stack: y must be on the device of dy (", dy.device(), "), got ",
-                      y->device());
-  }
-  TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
-  c10::SymDimVector shape(dy.sym_sizes().begin(), dy.sym_sizes().end() - 1);
-  shape.push_back(layers_with_abs(u, final_abs));
-  shape.push_back(sign_bytes(dy));
-  TORCH_CHECK_VALUE(signs.sym_sizes() == c10::SymIntArrayRef(shape), "han_stack: signs must have shape ",
-                    c10::SymIntArrayRef(shape), ", got ", signs.sym_sizes());
-  TORCH_CHECK_VALUE(signs.device() == dy.device(), "han_stack: signs must be on the device of dy (", dy.device(),
-                    "), got ", signs.device());
+  return x.is_cpu() ? sign_bytes(features) : chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
 }
 
 // `save`: what forward keeps for the backward.
@@ -157,11 +131,29 @@ inline void check_forward(const at::Tensor& x, const at::Tensor& u, const std::o
                               ": that is not built yet");
 }
 
+// What forward saved must fit dy: y has dy's shape, and the device gives that of signs.
 inline void check_backward(const at::Tensor& dy, const std::optional<at::Tensor>& y, const at::Tensor& signs,
                            const at::Tensor& u, const std::optional<at::Tensor>& b, bool final_abs,
                            std::array<bool, 3> needs, bool abs, int64_t dim) {
+  check_strided("dy", dy);
+  check_strided("y", y);
+  check_strided("signs", signs);
   check_stack("dy", dy, u, b, final_abs, abs, dim);
-  check_saved(dy, y, signs, u, final_abs, needs);
+  TORCH_CHECK_VALUE(!needs[1] || y, "han_stack: y must be given where du is needed, got None");
+  if (y) {
+    TORCH_CHECK_VALUE(y->sym_sizes() == dy.sym_sizes() && y->scalar_type() == dy.scalar_type(),
+                      "han_stack: y must have the shape and dtype of dy (", dy.sym_sizes(), ", ", dtype_name(dy),
+                      "), got ", y->sym_sizes(), ", ", dtype_name(*y));
+    TORCH_CHECK_VALUE(y->device() == dy.device(), "han_stack: y must be on the device of dy (", dy.device(), "), got ",
+                      y->device());
+  }
+  TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
+  const auto shape = signs_shape(dy.sym_sizes(), layers_with_abs(u.sym_size(-2), final_abs), sign_bytes_of(dy));
+  const c10::SymIntArrayRef wanted(shape);
+  TORCH_CHECK_VALUE(signs.sym_sizes() == wanted, "han_stack: signs must have shape ", wanted, ", got ",
+                    signs.sym_sizes());
+  TORCH_CHECK_VALUE(signs.device() == dy.device(), "han_stack: signs must be on the device of dy (", dy.device(),
+                    "), got ", signs.device());
 }
 
 }  // namespace hanops

@@ -22,9 +22,9 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
 from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
-from hanops.definition.checks import check_stack, layers_with_abs, signs_shape
+from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
-from hanops.definition.signs import is_chunked, pack
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
 from hanops.modules import HanStack
 from hanops.ops.autograd import is_differentiated
 

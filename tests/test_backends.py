@@ -63,7 +63,8 @@ GPU_CALL = (torch.device("cuda", 0), torch.float32, 64, 2, 10)
 @pytest.mark.parametrize("has_cuda", [True, False])
 def test_the_default_on_a_gpu(monkeypatch, has_cuda):
     monkeypatch.setattr(choice, "_has_cuda", lambda device_type: has_cuda and device_type == "cuda")
-    assert backends.select(*GPU_CALL) == ("cuda" if has_cuda else "triton")
+    with hanops.use_backend("auto"):
+        assert backends.select(*GPU_CALL) == ("cuda" if has_cuda else "triton")
     with hanops.use_backend("torch"):
         assert backends.select(*GPU_CALL) == "torch"
     with hanops.use_backend("cpu" if HAS_NATIVE else "triton"):
@@ -82,26 +83,24 @@ def test_rules_are_taken_in_order(monkeypatch):
     monkeypatch.setattr(choice, "_has_cuda", lambda device_type: True)
     monkeypatch.setattr(choice, "_has_triton", True)
     device, dtype, *_ = GPU_CALL
-    assert backends.select(device, dtype, 64, 2, 10) == "triton"
-    assert backends.select(device, dtype, 65, 2, 10) == "cuda"
-    assert backends.select(device, dtype, 64, 2, 11) == "cuda"
-    assert backends.select(device, torch.bfloat16, 64, 4, 10) == "cuda"
-    assert backends.select(device, torch.bfloat16, 64, 5, 10) == "triton"
+    with hanops.use_backend("auto"):
+        assert backends.select(device, dtype, 64, 2, 10) == "triton"
+        assert backends.select(device, dtype, 65, 2, 10) == "cuda"
+        assert backends.select(device, dtype, 64, 2, 11) == "cuda"
+        assert backends.select(device, torch.bfloat16, 64, 4, 10) == "cuda"
+        assert backends.select(device, torch.bfloat16, 64, 5, 10) == "triton"
 
 
 @pytest.mark.skipif(not HAS_NATIVE, reason="needs the native module")
-def test_native_rules_are_checked():
-    """csrc/backend.h holds a copy of the rules, by the names of backends and types."""
-    before = [
-        (r.backend, [str(t).removeprefix("torch.") for t in r.dtypes], r.features, r.layers, r.rows)
-        for r in choice._available_rules()
-    ]
-    try:
-        for rule in (("fast", ["float32"], 1, 1, 1), ("cuda", ["int8"], 1, 1, 1)):
-            with pytest.raises(ValueError, match="no such"):
-                native.set_rules([rule])
-    finally:
-        native.set_rules(before)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "other"])
+def test_native_rules_are_checked(device):
+    """What csrc/backend.h is given names backends and types that it has; else nothing changes."""
+    x, u = torch.ones(1, 2), torch.ones(1, 2)
+    for rule in (("fast", ["float32"], 1, 1, 1), ("auto", ["float32"], 1, 1, 1), ("cuda", ["int8"], 1, 1, 1)):
+        none = {kind: ([], "") for kind in ("cpu", "cuda", "other")}
+        with pytest.raises(ValueError, match="no such"):
+            native.set_choice("auto", **{**none, device: ([rule], "")})
+        assert hanops.han_stack(x, u).shape == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])

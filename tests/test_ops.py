@@ -136,8 +136,7 @@ def test_bad_backward_input(backend, device):
         with pytest.raises((TypeError, ValueError), match=message) as raised:
             ops_under_test.han_stack_backward(dy, out, bits, u, b, True, needs)
         with pytest.raises((TypeError, ValueError)) as from_python:
-            checks.check_stack("dy", dy, u, b)
-            checks.check_saved(dy, out, bits, u, True, needs)
+            checks.check_backward(dy, out, bits, u, b, True, needs)
         assert str(raised.value).splitlines()[0] == str(from_python.value)
 
 

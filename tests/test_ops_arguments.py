@@ -104,7 +104,7 @@ def test_saved_on_another_device(suffix, device):
         with pytest.raises(ValueError, match=rf"{name} must be on the device of dy \(cpu\), got meta"):
             op(p.dy, *saved, p.u, p.b, True, [True] * 3)
         with pytest.raises(ValueError, match=rf"{name} must be on the device of dy \(cpu\), got meta"):
-            checks.check_saved(p.dy, *saved, p.u, True, [True] * 3)
+            checks.check_backward(p.dy, *saved, p.u, p.b, True, [True] * 3)
 
 
 BAD_FORWARD = {

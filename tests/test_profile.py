@@ -227,8 +227,9 @@ def test_info(capsys):
 
 
 def test_info_where_the_backend_that_was_asked_for_does_not_run(capsys, monkeypatch):
-    monkeypatch.setattr(hanops.backends.choice, "_chosen", "cuda")
-    monkeypatch.setattr(hanops.backends.choice, "_has_cuda", lambda device_type: False)
+    choice = hanops.backends.choice
+    monkeypatch.setattr(choice, "_has_cuda", lambda device_type: False)
+    monkeypatch.setattr(choice, "_chosen", choice._Choice("cuda"))
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert "backend 'cuda' was asked for, but" in printed

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "../checks.h"
 #include "kernels.h"
 
 namespace hanops::cpu {
@@ -131,7 +132,7 @@ struct Extent {
         groups(grouped ? u.size(0) : 1),
         features(u.size(-1)),
         layers(u.size(-2)),
-        layers_with_abs(std::max<int64_t>(0, layers - (final_abs ? 0 : 1))) {
+        layers_with_abs(hanops::layers_with_abs(layers, final_abs)) {
     rows = groups ? x.numel() / (groups * features) : 0;
   }
 
@@ -174,15 +175,9 @@ const Kernels& kernels() {
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const std::optional<Tensor>& b,
                                              bool final_abs, bool save) {
   const Extent n(x, u, final_abs);
-  Tensor signs;
-  if (save) {
-    at::DimVector shape(x.sizes().begin(), x.sizes().end() - 1);
-    shape.push_back(n.layers_with_abs);
-    shape.push_back(sign_bytes(n.features));
-    signs = at::cpu::empty(shape, x.options().dtype(at::kByte));
-  } else {
-    signs = at::cpu::empty({0}, x.options().dtype(at::kByte));
-  }
+  const at::DimVector signs_sizes =
+      save ? signs_shape(x.sizes(), n.layers_with_abs, sign_bytes(n.features)) : at::DimVector{0};
+  const Tensor signs = at::cpu::empty(signs_sizes, x.options().dtype(at::kByte));
   if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
   Tensor y = at::cpu::empty(x.sizes(), x.options());
   if (y.numel() == 0) return {y, signs};

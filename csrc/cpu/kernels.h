@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
+#include "../signs.h"
+
 namespace hanops::cpu {
 
 // Arithmetic is in double for double, and in float for every other storage type.
 enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
-
-inline int64_t sign_bytes(int64_t features) { return (features + 7) / 8; }
 
 // One stack of layers. `packed` and `norms` are filled by Kernels::pack.
 struct Stack {
@@ -19,7 +19,7 @@ struct Stack {
   void* packed;   // (layers, column vectors, {w, b}, lanes): w = u / |u|, zero beyond `features`
   double* norms;  // (layers, 2): |u| as a product of two factors, neither of which overflows
 
-  int64_t layers_with_abs() const { return layers - (final_abs ? 0 : 1); }
+  int64_t layers_with_abs() const { return hanops::layers_with_abs(layers, final_abs); }
 };
 
 // Reflectors and biases as the user gives them: (layers, features), contiguous. `b` may be null.

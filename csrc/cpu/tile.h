@@ -83,7 +83,7 @@ struct SignRows {
       : first(nullptr), stride(stack.layers_with_abs() * sign_bytes(stack.features)) {
     if (signs) first = signs + row * stride + layer * sign_bytes(stack.features);
   }
-  HANOPS_INLINE Byte* at(int64_t r, int64_t column) const { return first + r * stride + column / 8; }
+  HANOPS_INLINE Byte* at(int64_t r, int64_t column) const { return first + r * stride + sign_bit(column).byte; }
 };
 
 template <class A>

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../signs.h"
+
 namespace hanops::cuda {
 
 enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
@@ -24,8 +26,8 @@ struct Stack {
   const void *u = nullptr, *b = nullptr;  // (groups, layers, features), packed
 
   // The plan's part.
-  int columns = 0;                           // features, padded to a power of two from 32
-  int sign_bytes = 0;                        // of a row and layer: columns / 8
+  int columns = 0;                           // features, padded to 8 * sign_bytes: a power of two from 32
+  int sign_bytes = 0;                        // of a row and layer, see ../signs.h
   unsigned sign_stride = 0;                  // of a row of a tile: abs_layers * sign_bytes
   int lanes = 0, warps = 0;                  // of a thread group, where the tile leaves them open
   int blocks = 1;                            // of a group

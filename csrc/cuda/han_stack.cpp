@@ -42,7 +42,7 @@ Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool fin
   call.groups = u.dim() == 3 ? u.size(0) : 1;
   call.features = as_int(u.size(-1), "features");
   call.layers = as_int(u.size(-2), "layers");
-  call.abs_layers = call.layers - (final_abs || call.layers == 0 ? 0 : 1);
+  call.abs_layers = layers_with_abs(call.layers, final_abs);
   call.rows = call.groups ? x.numel() / (call.groups * call.features) : 0;
   call.type = type_of(x);
   call.parameter_type = type_of(u);
@@ -82,10 +82,9 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   const Tensor u_packed = u.contiguous();
   const OptionalTensor b_packed = contiguous(b);
   auto call = call_of<ForwardCall>(x, u_packed, b_packed, final_abs);
-  at::DimVector shape(x.sizes().begin(), x.sizes().end() - 1);
-  shape.push_back(call.abs_layers);
-  shape.push_back(chunked_sign_bytes(call.features));
-  const Tensor signs = at::empty(save ? at::IntArrayRef(shape) : at::IntArrayRef({0}), x.options().dtype(at::kByte));
+  const at::DimVector signs_sizes =
+      save ? signs_shape<int64_t>(x.sizes(), call.abs_layers, chunked_sign_bytes(call.features)) : at::DimVector{0};
+  const Tensor signs = at::empty(signs_sizes, x.options().dtype(at::kByte));
   if (call.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
   Tensor y = at::empty_like(x, at::MemoryFormat::Contiguous);
   if (y.numel() == 0) return {y, signs};

@@ -287,11 +287,7 @@ struct Tensors {
 
   size_t elements() const { return stack.groups * stack.rows * stack.features; }
   size_t parameters() const { return stack.groups * stack.layers * size_t(stack.features); }
-  size_t sign_bytes() const {
-    size_t bytes = 4;
-    while (8 * bytes < size_t(stack.features)) bytes *= 2;
-    return bytes;
-  }
+  size_t sign_bytes() const { return hanops::chunked_sign_bytes(stack.features); }
 
   Rows rows(const Buffer& buffer) const {
     const int vector = stack.features % 4 == 0 ? 4 : stack.features % 2 == 0 ? 2 : 1;

@@ -147,13 +147,16 @@ __device__ __forceinline__ void prefetch_rows(const ThreadGroup<Tile>& threads, 
                  threads);
 }
 
-// Where a lane finds its sign bits. Bit k of byte c is column k * (columns / 8) + c; a lane's chunks are 8 / K bits
-// apart, and `shift` brings the bits of the first one to bit 8 / K - 1 of their bytes.
+// Where a lane finds its sign bits. Its chunks are 8 / K bits apart, and `shift` brings the bits of the first one to
+// bit 8 / K - 1 of their bytes.
 template <class Tile>
 struct SignPlace {
   int byte, shift;
-  __device__ SignPlace(int column, int sign_bytes)
-      : byte(column % sign_bytes), shift(8 / Tile::K - 1 - column / sign_bytes) {}
+  __device__ SignPlace(int column, int sign_bytes) {
+    const SignBit first = chunked_sign_bit(column, sign_bytes);
+    byte = first.byte;
+    shift = 8 / Tile::K - 1 - first.bit;
+  }
 };
 
 template <int V>

@@ -44,8 +44,8 @@ Plan::Part Plan::reserve(size_t bytes) {
 template <class Call, int kValues>
 PlanOf<Call, kValues>::PlanOf(const Call& call, Device device)
     : call_(call), device_(device), item_(call.type == Type::kFloat64 ? 8 : 4) {
-  call_.columns = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(call.features, 32))));
-  call_.sign_bytes = call_.columns / 8;
+  call_.sign_bytes = chunked_sign_bytes(call.features);
+  call_.columns = 8 * call_.sign_bytes;
 }
 
 template <class Call, int kValues>

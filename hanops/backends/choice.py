@@ -1,4 +1,4 @@
-"""Which implementation runs for a call, and why."""
+"""Which implementation runs for a call, and why: decided here, and looked up by the ops, in csrc/backend.h too."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ANY = 2**63 - 1
 
 @dataclass(frozen=True)
 class Rule:
-    """On a GPU: a backend for calls within these bounds, and what chose it.
+    """A backend for calls within these bounds, and what chose it.
 
     dtypes are those of x; features, layers and rows (of all groups) are at most these.
     """
 
     backend: str
-    chosen_by: str
+    chosen_by: str = ""
     dtypes: tuple[torch.dtype, ...] = DTYPES
     features: int = _ANY
     layers: int = _ANY
@@ -44,19 +44,15 @@ class Rule:
         return dtype in self.dtypes and within
 
 
-# The first rule that fits a call, of a backend that is there, decides. On an H100 CUDA C++ is up to 1.9 times as fast
-# as Triton over 16 layers, and 2.5 to 4.5 times where calls wait for launches; one layer in a CUDA graph takes Triton
-# 0.9 to 1.0 of the time (benchmarks/results/nvidia-h100-80gb-hbm3.json).
+# On a GPU the first rule that fits a call, of a backend that is there, decides. On an H100 CUDA C++ is up to 1.9 times
+# as fast as Triton over 16 layers, and 2.5 to 4.5 times where calls wait for launches; one layer in a CUDA graph takes
+# Triton 0.9 to 1.0 of the time (benchmarks/results/nvidia-h100-80gb-hbm3.json).
 RULES = (
     Rule("cuda", "the fastest on an H100, but for single layers in CUDA graphs"),
     Rule("triton", "the fastest on a GPU where there are no CUDA kernels"),
 )
 
 _has_triton = importlib.util.find_spec("triton") is not None
-_lock = threading.Lock()  # of the next three, and of the native copy of the last
-_default = "auto"
-_entered: dict[object, str] = {}  # `with` blocks that have not been left, in the order of their entry
-_chosen = "auto"  # by the last of them, or by default
 
 
 @dataclass(frozen=True)
@@ -90,19 +86,72 @@ def missing(name: str) -> str | None:
     return None
 
 
+def _runs_on(name: str, device_type: str) -> bool:
+    """Tells whether backend `name`, where this installation has it, runs on tensors of a type of device."""
+    if name == "triton" and device_type == "cpu":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    if name == "cuda":
+        return _has_cuda(device_type)
+    return name == "torch" or device_type == ("cpu" if name == "cpu" else "cuda")
+
+
+def _besides(name: str, device_type: str) -> str:
+    """Returns what is to be said besides where the tensors are, of a backend that does not run there."""
+    if name == "triton" and device_type == "cpu":
+        return ", and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
+    return ""
+
+
 def obstacle(name: str, device: torch.device) -> str | None:
     """Returns why backend `name` cannot run on tensors of `device`, or None where it can."""
     if lack := missing(name):
         return lack
-    if name == "triton" and device.type == "cpu":
-        if os.environ.get("TRITON_INTERPRET") == "1":
-            return None
-        return f"the tensors are on {device}, and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
-    if name == "cuda":
-        return None if _has_cuda(device.type) else f"the tensors are on {device}"
-    if name != "torch" and device.type != ("cpu" if name == "cpu" else "cuda"):
-        return f"the tensors are on {device}"
-    return None
+    return None if _runs_on(name, device.type) else f"the tensors are on {device}{_besides(name, device.type)}"
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Of the calls on one type of device: the first rule that fits decides. Where none does, the error's last words."""
+
+    rules: tuple[Rule, ...]
+    why_not: str
+
+    @classmethod
+    def of(cls, name: str, device_type: str) -> _Rules:
+        if name == "auto":
+            wanted = (*{"cpu": (Rule("cpu"),), "cuda": RULES}.get(device_type, ()), Rule("torch"))
+        else:
+            wanted = (Rule(name),)
+        there = (rule for rule in wanted if missing(rule.backend) is None and _runs_on(rule.backend, device_type))
+        return cls(tuple(there), _besides(name, device_type))
+
+    def for_native(self) -> tuple[list[tuple[str, list[str], int, int, int]], str]:
+        names = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
+        rules = [(r.backend, [names[t] for t in r.dtypes], r.features, r.layers, r.rows) for r in self.rules]
+        return rules, self.why_not
+
+
+class _Choice:
+    """What was asked for, and what that means on each type of device."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rules = {device_type: _Rules.of(name, device_type) for device_type in ("cpu", "cuda", "other")}
+
+    def rule(self, device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> Rule:
+        """Returns the rule that decides a call, or raises as the op does."""
+        there = self.rules.get(device.type, self.rules["other"])
+        for rule in there.rules:
+            if rule.fits(dtype, features, layers, rows):
+                return rule
+        why = f"the tensors are on {device}{there.why_not}"
+        raise RuntimeError(f"han_stack: backend {self.name!r} was asked for, but {why}")
+
+
+_lock = threading.Lock()  # of the next three, and of the native copy of the last
+_default = "auto"
+_entered: dict[object, str] = {}  # `with` blocks that have not been left, in the order of their entry
+_chosen = _Choice("auto")  # by the last of them, or by default
 
 
 def current_name(name: str) -> str:
@@ -124,9 +173,9 @@ def _check(name: str, where: str) -> None:
 def _choose() -> None:
     """Makes the choice of the block that was entered last hold. The lock is held."""
     global _chosen
-    _chosen = next(reversed(_entered.values()), _default)
+    _chosen = _Choice(next(reversed(_entered.values()), _default))
     if native is not None:
-        native.set_backend(_chosen)
+        native.set_choice(_chosen.name, **{kind: rules.for_native() for kind, rules in _chosen.rules.items()})
 
 
 @contextmanager
@@ -176,7 +225,7 @@ def require(name: str, device: torch.device) -> None:
 
 
 def select(device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> str:
-    """Returns the backend that runs a call; csrc/backend.h decides the same for the native ops.
+    """Returns the backend that runs a call.
 
     Args:
         device: of the tensors.
@@ -186,27 +235,7 @@ def select(device: torch.device, dtype: torch.dtype, features: int, layers: int,
     Raises:
         RuntimeError: where the backend that was asked for cannot run it.
     """
-    return _select(_chosen, device, dtype, features, layers, rows)
-
-
-def _select(chosen: str, device: torch.device, dtype: torch.dtype, features: int, layers: int, rows: int) -> str:
-    if chosen != "auto":
-        require(chosen, device)
-        return chosen
-    if device.type == "cuda":
-        rule = _rule(dtype, features, layers, rows)
-        return rule.backend if rule else "torch"
-    return "cpu" if obstacle("cpu", device) is None else "torch"
-
-
-def _rule(dtype: torch.dtype, features: int, layers: int, rows: int) -> Rule | None:
-    fitting = (rule for rule in _available_rules() if rule.fits(dtype, features, layers, rows))
-    return next(fitting, None)
-
-
-def _available_rules() -> list[Rule]:
-    there = {"cuda": _has_cuda("cuda"), "triton": _has_triton}
-    return [rule for rule in RULES if there[rule.backend]]
+    return _chosen.rule(device, dtype, features, layers, rows).backend
 
 
 def _unfit(name: str, device: torch.device) -> str | None:
@@ -235,14 +264,14 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
     True
     """
     check_stack("x", x, u, b)
-    sizes = (x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
     chosen = _chosen  # another thread may change it
-    backend = _select(chosen, x.device, *sizes)
+    rule = chosen.rule(x.device, x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
+    backend = rule.backend
     others = [name for name in IMPLEMENTATIONS if name != backend]
-    if chosen != "auto":
+    if chosen.name != "auto":
         return Explanation(backend, "it was asked for", {name: f"{backend!r} was asked for" for name in others})
-    rule = _rule(*sizes) if x.device.type == "cuda" else None
-    reason = f"preferred on {x.device}: {rule.chosen_by}" if rule else f"the fastest that runs on {x.device}"
+    by = rule.chosen_by
+    reason = f"preferred on {x.device}: {by}" if by else f"the fastest that runs on {x.device}"
     return Explanation(
         backend, reason, {name: _unfit(name, x.device) or f"{backend!r} is preferred" for name in others}
     )
@@ -264,11 +293,4 @@ def _start_with(name: str) -> None:
         _choose()
 
 
-if native is not None:
-    native.set_rules(
-        [
-            (r.backend, [str(t).removeprefix("torch.") for t in r.dtypes], r.features, r.layers, r.rows)
-            for r in _available_rules()
-        ]
-    )
 _start_with(os.environ.get(_VARIABLE) or "auto")

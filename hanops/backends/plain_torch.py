@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from hanops.definition import reference
-from hanops.definition.checks import signs_shape
-from hanops.definition.signs import is_chunked, pack, unpack
+from hanops.definition.signs import is_chunked, pack, signs_shape, unpack
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hanops.definition.signs import is_chunked, sign_bytes
+from hanops.definition.signs import signs_shape
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -107,43 +107,6 @@ def check_stack(
         _fail(ValueError, f"b must be on the device of {name} ({x.device}), got {b.device}")
 
 
-def layers_with_abs(u: Tensor, final_abs: bool) -> int:
-    """Returns the number of layers that end in an absolute value."""
-    layers = u.shape[-2]
-    return layers if final_abs or layers == 0 else layers - 1
-
-
-def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
-    """Returns the shape of the packed sign bits of a stack on rows like x: one bit per element and layer with abs."""
-    return [*x.shape[:-1], layers_with_abs(u, final_abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
-
-
-def check_saved(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, final_abs: bool, needs: Sequence[bool]) -> None:
-    """Checks what the forward saved against dy, after `check_stack`.
-
-    Raises:
-        TypeError: where signs is not uint8, or y or signs no strided tensor.
-        ValueError: where y is missing, or y or signs has another shape or device than forward gives.
-    """
-    if y is not None:
-        check_strided("y", y)
-    check_strided("signs", signs)
-    if needs[1] and y is None:
-        _fail(ValueError, "y must be given where du is needed, got None")
-    if y is not None and (y.shape != dy.shape or y.dtype != dy.dtype):
-        wanted, got = f"{list(dy.shape)}, {dy.dtype}", f"{list(y.shape)}, {y.dtype}"
-        _fail(ValueError, f"y must have the shape and dtype of dy ({wanted}), got {got}")
-    if y is not None and y.device != dy.device:
-        _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
-    if signs.dtype != torch.uint8:
-        _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
-    shape = signs_shape(dy, u, final_abs)
-    if list(signs.shape) != shape:
-        _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
-    if signs.device != dy.device:
-        _fail(ValueError, f"signs must be on the device of dy ({dy.device}), got {signs.device}")
-
-
 def check_forward(
     x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
 ) -> None:
@@ -173,7 +136,27 @@ def check_backward(
     """Checks the arguments of `han_stack_backward`.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `check_stack` and `check_saved` do.
+        TypeError: as `check_stack` does, and where signs is not uint8.
+        ValueError: as `check_stack` does, and where y is missing, or y or signs has another shape or device than
+            forward gives.
+        NotImplementedError: as `check_stack` does.
     """
+    check_strided("dy", dy)
+    if y is not None:
+        check_strided("y", y)
+    check_strided("signs", signs)
     check_stack("dy", dy, u, b, final_abs, abs, dim)
-    check_saved(dy, y, signs, u, final_abs, needs)
+    if needs[1] and y is None:
+        _fail(ValueError, "y must be given where du is needed, got None")
+    if y is not None and (y.shape != dy.shape or y.dtype != dy.dtype):
+        wanted, got = f"{list(dy.shape)}, {dy.dtype}", f"{list(y.shape)}, {y.dtype}"
+        _fail(ValueError, f"y must have the shape and dtype of dy ({wanted}), got {got}")
+    if y is not None and y.device != dy.device:
+        _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
+    if signs.dtype != torch.uint8:
+        _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
+    shape = signs_shape(dy, u, final_abs)
+    if list(signs.shape) != shape:
+        _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
+    if signs.device != dy.device:
+        _fail(ValueError, f"signs must be on the device of dy ({dy.device}), got {signs.device}")

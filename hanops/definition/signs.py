@@ -2,7 +2,7 @@
 
 On the CPU bit j of byte i is column 8 i + j, and a row has S = ceil(d / 8) bytes. Elsewhere ("chunked") bit k of byte c
 is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. The layout follows from the device type alone, so that any
-backward on a device reads any forward on it.
+backward on a device reads any forward on it. csrc/signs.h says the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ def sign_bytes(features: int, chunked: bool) -> int:
 def is_chunked(device: torch.device) -> bool:
     """Tells the layout of a device."""
     return device.type != "cpu"
+
+
+def layers_with_abs(u: Tensor, final_abs: bool) -> int:
+    """Returns the number of layers that end in an absolute value, and so have bits."""
+    layers = u.shape[-2]
+    return layers if final_abs or layers == 0 else layers - 1
+
+
+def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
+    """Returns the shape of the packed sign bits of a stack on rows like x."""
+    return [*x.shape[:-1], layers_with_abs(u, final_abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
 def _weights(chunked: bool, device: torch.device) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hanops.backends.native import native
-from hanops.definition.checks import check_backward, check_forward, check_stack, signs_shape
+from hanops.definition.checks import check_backward, check_forward, check_stack
+from hanops.definition.signs import signs_shape
 
 
 def _load_sharding_rules() -> None:

@@ -11,6 +11,7 @@
 #include "cuda/han_stack.h"
 #include "cuda/plan.h"
 #include "emulator.h"
+#include "signs.h"
 
 namespace hanops {
 namespace {
@@ -62,11 +63,9 @@ struct Allocator : c10::Allocator {
 
 const Tensor* pointer(const OptionalTensor& t) { return t ? &*t : nullptr; }
 
-// Sign bits from the GPU's layout to the CPU's (hanops/definition/signs.py), or back.
+// Sign bits from the GPU's layout to the CPU's (csrc/signs.h), or back.
 Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
-  int64_t chunked_bytes = 4;
-  while (8 * chunked_bytes < features) chunked_bytes *= 2;
-  const int64_t packed_bytes = (features + 7) / 8;
+  const int64_t chunked_bytes = chunked_sign_bytes(features), packed_bytes = sign_bytes(features);
   at::DimVector shape(signs.sizes().begin(), signs.sizes().end());
   shape.back() = to_cpu ? packed_bytes : chunked_bytes;
   const Tensor source = signs.contiguous(), target = at::zeros(shape, signs.options());
@@ -75,10 +74,11 @@ Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
   const int64_t rows = source.numel() / std::max<int64_t>(source.size(-1), 1);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < features; ++column) {
-      const int64_t chunked = row * chunked_bytes + column % chunked_bytes, packed = row * packed_bytes + column / 8;
-      const int chunked_bit = static_cast<int>(column / chunked_bytes), packed_bit = static_cast<int>(column % 8);
-      const int bit = to_cpu ? from[chunked] >> chunked_bit & 1 : from[packed] >> packed_bit & 1;
-      to[to_cpu ? packed : chunked] |= static_cast<uint8_t>(bit << (to_cpu ? packed_bit : chunked_bit));
+      SignBit chunked = chunked_sign_bit(column, chunked_bytes), packed = sign_bit(column);
+      chunked.byte += row * chunked_bytes;
+      packed.byte += row * packed_bytes;
+      const auto [source_bit, target_bit] = to_cpu ? std::pair(chunked, packed) : std::pair(packed, chunked);
+      to[target_bit.byte] |= static_cast<uint8_t>((from[source_bit.byte] >> source_bit.bit & 1) << target_bit.bit);
     }
   }
   return target;
@@ -114,6 +114,21 @@ TORCH_LIBRARY_IMPL(hanops, CPU, m) {
 HANOPS_EXPORT void set_sms(int count) { emulator::sms = count; }
 
 HANOPS_EXPORT int launches() { return emulator::launches; }
+
+// The layout of sign bits, as csrc/signs.h has it: what hanops/definition/signs.py is compared with.
+HANOPS_EXPORT long long sign_bytes_of(long long features, int chunked) {
+  return chunked ? hanops::chunked_sign_bytes(features) : hanops::sign_bytes(features);
+}
+
+// Writes the byte and the bit of each column.
+HANOPS_EXPORT void sign_bits_of(long long features, int chunked, long long* bytes, long long* bits) {
+  for (long long column = 0; column < features; ++column) {
+    const auto bit =
+        chunked ? hanops::chunked_sign_bit(column, hanops::chunked_sign_bytes(features)) : hanops::sign_bit(column);
+    bytes[column] = bit.byte;
+    bits[column] = bit.bit;
+  }
+}
 
 // Writes how a call with all gradients would run.
 HANOPS_EXPORT void describe_plan(long long rows, int features, int layers, int backward, int wide, char* text,

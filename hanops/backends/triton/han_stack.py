@@ -24,8 +24,7 @@ from hanops.backends.triton.tiles import (
     streaming_tile,
 )
 from hanops.definition import reference
-from hanops.definition.checks import layers_with_abs
-from hanops.definition.signs import pack, sign_bytes, unpack
+from hanops.definition.signs import layers_with_abs, pack, sign_bytes, unpack
 
 # Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
 _WORKSPACE = 64 << 20

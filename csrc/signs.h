@@ -1,0 +1,51 @@
+// The packed sign bits of a stack: how many bytes a row and layer has, and which bit is which column's. Free of torch.
+//
+// On the CPU bit j of byte i is column 8 i + j, and a row and layer has S = ceil(d / 8) bytes. Elsewhere ("chunked")
+// bit k of byte c is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. hanops/definition/signs.py says the
+// same.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define HANOPS_ON_BOTH __host__ __device__
+#else
+#define HANOPS_ON_BOTH
+#endif
+
+namespace hanops {
+
+// Layers that end in an absolute value, and so have bits.
+template <class Int>
+Int layers_with_abs(Int layers, bool final_abs) {
+  return final_abs || layers == 0 ? layers : layers - 1;
+}
+
+template <class Int>
+Int sign_bytes(Int features) {
+  return (features + 7) / 8;
+}
+
+template <class Int>
+Int chunked_sign_bytes(Int features) {
+  Int bytes = 4;
+  while (8 * bytes < features) bytes *= 2;
+  return bytes;
+}
+
+template <class Int>
+struct SignBit {
+  Int byte, bit;
+};
+
+template <class Int>
+SignBit<Int> sign_bit(Int column) {
+  return {column / 8, column % 8};
+}
+
+template <class Int>
+HANOPS_ON_BOTH SignBit<Int> chunked_sign_bit(Int column, Int bytes) {
+  return {column % bytes, column / bytes};
+}
+
+}  // namespace hanops

@@ -21,7 +21,8 @@ from hanops._files import write_text
 from . import paper_figures as paper
 from .experiment import command
 from .options import RefusedError, natural, run_program
-from .results import page, read
+from .results import page
+from .results_tables import read
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

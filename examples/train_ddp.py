@@ -119,6 +119,14 @@ def network(arguments: argparse.Namespace, seed: int) -> nn.Module:
     return DistributedDataParallel(model) if dist.get_world_size() > 1 else model
 
 
+@torch.no_grad()
+def error_on_mesh(model: nn.Module, device: torch.device) -> float:
+    """Returns the mean squared error on 65 x 65 points."""
+    axis = torch.linspace(-1, 1, 65, device=device)
+    points = torch.cartesian_prod(axis, axis)
+    return F.mse_loss(model(points), target(points)).item()
+
+
 def train(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Trains one network, from its last checkpoint if there is one.
 
@@ -141,8 +149,7 @@ def train(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     left_out = ("fsdp", "device", "seeds")  # these may change between two calls, as may the number of processes
     wanted = {key: value for key, value in settings(arguments).items() if key not in left_out}
     checkpoints = Checkpoints(arguments.out / f"{NAME}-seed{seed}", wanted, arguments.fresh)
-    newest = checkpoints.newest()
-    if newest is not None:
+    if (newest := checkpoints.newest()) is not None:
         loaded = state()
         checkpoints.load(loaded, newest)
         set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
@@ -178,15 +185,11 @@ def train(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             checkpoints.save(step + 1, state())
             steps.set_postfix(loss=f"{mean:.3g}")
             total.zero_()
-    axis = torch.linspace(-1, 1, 65, device=device)
-    points = torch.cartesian_prod(axis, axis)
-    with torch.no_grad():
-        error = F.mse_loss(model(points), target(points)).item()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": progress["seconds"].item(),
         "losses": progress["losses"].tolist(),
-        "error": error,
+        "error": error_on_mesh(model, device),
     }
 
 

@@ -140,6 +140,16 @@ def pushforward(v: Tensor, signs: Tensor, u: Tensor, final_abs: bool) -> Tensor:
     return rows * plus_minus(signs, last, as_rows(rows, u)).reshape(rows.shape) if final_abs else rows
 
 
+def dot(a: Tensor, c: Tensor) -> Tensor:
+    """Returns the dot product of each row."""
+    return (a * c).sum(-1, keepdim=True)
+
+
+def reflect(rows: Tensor, w: Tensor) -> Tensor:
+    """Returns the rows reflected along a unit vector."""
+    return rows - 2 * dot(rows, w) * w
+
+
 def double_backward(
     v_dx: Tensor | None,
     v_du: Tensor | None,
@@ -174,12 +184,6 @@ def double_backward(
     v = torch.zeros_like(wide) if v_du is None else by_layer(v_du).to(dtype)
     v_b = torch.zeros_like(ws) if v_db is None else by_layer(v_db).to(dtype).unsqueeze(-2)
     w_dots = across(v, wide).unsqueeze(-2)  # the derivative of w where u moves along v
-
-    def dot(a: Tensor, c: Tensor) -> Tensor:
-        return (a * c).sum(-1, keepdim=True)
-
-    def reflect(rows: Tensor, w: Tensor) -> Tensor:
-        return rows - 2 * dot(rows, w) * w
 
     # Downward, from y and dy to x_0 and g_0. Where y was not kept, du was not asked for, and x meets only zeros.
     g = as_rows(dy, u).to(dtype)

@@ -58,6 +58,17 @@ def forward_streaming(
             tl.store(p_y + row * features + column, y, mask=column < features)
 
 
+@triton.jit
+def _silence(p_live, p_p, found, columns, A: tl.constexpr, C: tl.constexpr, D: tl.constexpr):
+    """Writes whether a row of dy has an element that is not 0. A row without goes on from p = 0, and adds 0 to dw."""
+    live = tl.max(found.to(tl.int32), axis=0)
+    tl.store(p_live, live.to(tl.uint8))
+    if live == 0:
+        tl.debug_barrier()  # another lane may have written there
+        for first in range(0, D, C):
+            tl.store(p_p + first + columns, tl.zeros((C,), A))
+
+
 @triton.jit(
     do_not_specialize=["rows", "features", "layers", "abs_layers", "all_rows", "programs", "g_group", "g_row",
                        "y_group", "y_row"]
@@ -93,12 +104,7 @@ def backward_streaming(
                 y = tl.load(p_y + group * y_group + own * y_row + column, mask=column < features, other=0.0)
                 tl.store(p_p + column, y.to(A))
         if DU:
-            live = tl.max(found.to(tl.int32), axis=0)
-            tl.store(p_live + row, live.to(tl.uint8))
-            if live == 0:
-                tl.debug_barrier()  # another lane may have written there
-                for first in range(0, D, C):
-                    tl.store(p_p + first + columns, tl.zeros((C,), A))
+            _silence(p_live + row, p_p, found, columns, A, C, D)
         a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
         c = tl.full((), 0.0, A)
         p_above = p_packed + (group * layers + layers - 1) * (2 * D)

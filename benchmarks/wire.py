@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -35,27 +35,19 @@ SILENT = ("wait_tensor", "_wrap_tensor_autograd")  # of the ops of collectives, 
 
 @dataclass
 class Sent:
-    """What one process sent: the whole tensor of each collective, in bytes, and what its sockets took in all."""
+    """What one process sent in a step: the whole tensor of each collective, and what its sockets took, in bytes."""
 
-    collectives: list[int] = field(default_factory=list)
-    sockets: int = 0
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.collectives)
+    forward: list[int]
+    backward: list[int]
+    sockets: int
 
 
-class Wire(TorchDispatchMode):
-    """Counts the collectives that are called inside of it, on this thread: `sent`."""
+class Collectives(TorchDispatchMode):
+    """Notes the bytes of the collectives that are called inside of it, on this thread: `sizes`."""
 
-    def __enter__(self) -> Wire:
-        self.sent = Sent(sockets=-written())
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.sent.sockets += written()
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -64,7 +56,7 @@ class Wire(TorchDispatchMode):
         if op.namespace in ("c10d", "_c10d_functional") and op._opname not in SILENT:
             tensors = [*args, result]
             sizes = (sum(t.nbytes for t in tree_leaves(each) if isinstance(t, Tensor)) for each in tensors)
-            self.sent.collectives.append(max(sizes))
+            self.sizes.append(max(sizes))
         return result
 
 
@@ -118,25 +110,28 @@ WAYS = {
 }
 
 
-def step(model: Model, rows: int, features: int) -> tuple[Sent, Sent]:
-    """Returns what one process sends forward and backward."""
-    x = torch.randn(rows, features, requires_grad=True)
+def step(model: Model, x: Tensor) -> Sent:
+    """Returns what one process sends forward and backward for an input x, which requires a gradient.
+
+    The last barrier counts too, the same for any x: only after it have the other processes all that this one sent,
+    which gloo writes behind the back of its collectives.
+    """
     dist.barrier()
-    with Wire() as forward:
+    before = written()
+    with Collectives() as forward:
         y = model(x)
-    with Wire() as backward:
+    with Collectives() as backward:
         y.backward(torch.ones_like(y))
     dist.barrier()
-    return forward.sent, backward.sent
+    return Sent(forward.sizes, backward.sizes, written() - before)
 
 
 # ---- the table
 
 
-def cell(one: Sent, two: Sent, rows: int, sockets: bool = False) -> tuple[float, float]:
-    """Returns the bytes for each row, and once, from steps with `rows` and twice the rows."""
-    a, b = (one.sockets, two.sockets) if sockets else (one.bytes, two.bytes)
-    return (b - a) / rows, 2 * a - b
+def cell(one: int, two: int, rows: int) -> tuple[float, float]:
+    """Returns the bytes for each row, and once, from those of steps with `rows` and twice the rows."""
+    return (two - one) / rows, 2 * one - two
 
 
 def table(rows: int, features: int, layers: int, mesh: DeviceMesh) -> str:
@@ -148,11 +143,11 @@ def table(rows: int, features: int, layers: int, mesh: DeviceMesh) -> str:
     ]
     for name, make in WAYS.items():
         _, model = make(features, layers, mesh)
-        step(model, rows, features)  # what is only done once
-        few, many = step(model, rows, features), step(model, 2 * rows, features)
-        (forward, once), (backward, once_too) = (cell(a, b, rows) for a, b in zip(few, many, strict=True))
-        sockets = sum(cell(a, b, rows, sockets=True)[0] for a, b in zip(few, many, strict=True))
-        calls = " + ".join(str(len(sent.collectives)) for sent in few)
+        _, few, many = (step(model, torch.randn(n, features, requires_grad=True)) for n in (1, rows, 2 * rows))
+        forward, once = cell(sum(few.forward), sum(many.forward), rows)
+        backward, once_too = cell(sum(few.backward), sum(many.backward), rows)
+        sockets, _ = cell(few.sockets, many.sockets, rows)
+        calls = f"{len(few.forward)} + {len(few.backward)}"
         figures = f"{forward:,.0f} | {backward:,.0f} | {once + once_too:,.0f} | {sockets:,.0f} | {calls}"
         lines.append(f"| {name} | {figures} |")
     return "\n".join(lines)

@@ -20,7 +20,6 @@ from torch.func import functional_call
 
 import hanops
 from benchmarks import wire
-from benchmarks.wire import Wire
 from hanops.distributed import ShardFeatures, shard_features
 
 from .accuracy import check, problem
@@ -102,7 +101,7 @@ def test_tiny_huge_and_zero_reflectors(run, dtype):
 
 def chunked() -> None:
     with ExitStack() as stack:
-        for module in ("backends.plain_torch", "definition.checks", "distributed"):
+        for module in ("backends.plain_torch", "definition.signs", "distributed"):
             stack.enter_context(patch(f"hanops.{module}.is_chunked", return_value=True))
         accurate(torch.float32, SETTINGS[:3])
 
@@ -270,15 +269,11 @@ def test_one_bit_for_each_element_is_kept(run):
     run(kept)
 
 
-def sent(dtype: torch.dtype, groups: int | None, frozen: bool) -> tuple[Any, Any]:
+def sent(dtype: torch.dtype, groups: int | None, frozen: bool) -> wire.Sent:
     stack = shard_features(hanops.HanStack(16, 6, groups=groups, dtype=dtype), mesh())
     stack.u.requires_grad_(not frozen)
     x = part(torch.randn(groups or 1, 8000 // (groups or 1), 16, dtype=dtype)).requires_grad_()
-    with Wire() as forward:
-        y = stack(x)
-    with Wire() as backward:
-        y.sum().backward()
-    return forward.sent, backward.sent
+    return wire.step(stack, x)
 
 
 @pytest.mark.parametrize("groups", [None, 2])
@@ -286,17 +281,17 @@ def sent(dtype: torch.dtype, groups: int | None, frozen: bool) -> tuple[Any, Any
 def test_bytes_on_the_wire(run, dtype, size, groups):
     """One scalar for each row and layer forward and two backward; three for each layer, once."""
     rows, layers, scalars = 8000, 6, 6 * (groups or 1)
-    for forward, backward in run(sent, dtype, groups, False):
-        assert forward.collectives == [size * scalars] * 2 + [size * rows] * layers
-        assert backward.collectives == [2 * size * rows] * layers + [size * scalars]
-        ring = 2 * (run.size - 1) / run.size  # gloo sends each byte so often, and some headers
-        for count in (forward, backward):
-            assert ring * count.bytes <= count.sockets <= ring * count.bytes + 2000 * len(count.collectives)
+    for step in run(sent, dtype, groups, False):
+        assert step.forward == [size * scalars] * 2 + [size * rows] * layers
+        assert step.backward == [2 * size * rows] * layers + [size * scalars]
+        calls = step.forward + step.backward
+        ring = 2 * (run.size - 1) / run.size * sum(calls)  # gloo sends each byte so often, and some headers
+        assert ring <= step.sockets <= ring + 2000 * len(calls)
 
 
 def test_bytes_where_u_is_frozen(run):
-    for _, backward in run(sent, torch.float32, None, True):
-        assert backward.collectives == [4 * 8000] * 6
+    for step in run(sent, torch.float32, None, True):
+        assert step.backward == [4 * 8000] * 6
 
 
 def table_of_ways() -> str:

@@ -81,7 +81,9 @@ def test_a_run_that_measures_nothing_leaves_the_file(tmp_path):
 def test_an_unfinished_run_is_gone_on_from(tmp_path, number):
     """Ctrl-C or a kill in the third row: what was measured stays beside the file; --resume measures the rest alone."""
     (tmp_path / "stop.py").write_text(
-        "import os, time\ncount = 0\ndef pytest_runtest_call(item):\n    global count\n    count += 1\n"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "count = 0\ndef pytest_runtest_call(item):\n    global count\n    count += 1\n"
         f"    if count == 3:\n        os.kill(os.getpid(), {number:d})\n        time.sleep(60)\n"
     )
     folder = tmp_path / "results"

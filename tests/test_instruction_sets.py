@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,42 +17,44 @@ needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 
 
 @pytest.fixture(scope="module")
-def objects() -> dict[str, Path]:
-    """The objects of csrc/cpu/kernels.cpp, by instruction set."""
+def objects() -> dict[str, list[Path]]:
+    """The objects of the CPU kernels' units, by instruction set."""
     if not emulation.available():
         pytest.skip("the package was not built in this folder")
     assert native is not None
     names = native.build_info()["instruction_sets"]
     emulation.build(*(f"kernels_{name}" for name in names))
-    return {name: emulation.BUILD / f"CMakeFiles/kernels_{name}.dir/csrc/cpu/kernels.cpp.o" for name in names}
+    return {name: sorted(emulation.BUILD.glob(f"CMakeFiles/kernels_{name}.dir/csrc/cpu/*.o")) for name in names}
 
 
-def symbols(file: Path, *kinds: str) -> list[str]:
-    """Returns the names that an object defines, as the source writes them."""
-    told = subprocess.run(["nm", "-C", "--defined-only", *kinds, file], capture_output=True, text=True, check=True)
-    return [line.split(" ", 2)[2] for line in told.stdout.splitlines()]
+def symbols(files: Iterable[Path], *kinds: str) -> list[str]:
+    """Returns the names that objects define, as the source writes them."""
+    command = ["nm", "-C", "--defined-only", *kinds, *files]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = (line.split(" ", 2) for line in told.stdout.splitlines())
+    return [line[2] for line in lines if len(line) == 3]  # the others name files
 
 
-def shared_names(file: Path, instruction_set: str) -> list[str]:
-    """Returns the names the linker may find in two objects: those without their instruction set.
+def shared_names(files: Iterable[Path], instruction_set: str) -> list[str]:
+    """Returns the names the linker may find in two sets' objects: those without their instruction set.
 
     It would keep one copy, perhaps with instructions that the machine lacks.
     """
-    return [name for name in symbols(file, "--extern-only") if f"::{instruction_set}::" not in name]
+    return [name for name in symbols(files, "--extern-only") if f"::{instruction_set}::" not in name]
 
 
 @needs_nm
 def test_no_code_under_a_name_that_instruction_sets_share(objects):
-    for instruction_set, file in objects.items():
-        assert f"hanops::cpu::{instruction_set}::kTable" in symbols(file, "--extern-only")
-        assert shared_names(file, instruction_set) == []
+    for instruction_set, files in objects.items():
+        assert f"hanops::cpu::{instruction_set}::kTable" in symbols(files, "--extern-only")
+        assert shared_names(files, instruction_set) == []
 
 
 @needs_nm
 def test_passes_are_one_function(objects):
     """A lambda that is called, not inlined, keeps its vectors in memory: one without HANOPS_LAMBDA."""
-    for file in objects.values():
-        passes = [name for name in symbols(file) if re.search(r"(Tile|Lanes)<.*>::pass<", name)]
+    for files in objects.values():
+        passes = [name for name in symbols(files) if re.search(r"(Tile|Lanes)<.*>::pass<", name)]
         assert passes
         assert [name for name in passes if "lambda" in name] == []
 
@@ -78,5 +81,5 @@ void forward(std::vector<float>& rows) { ForwardTile<4>().pass<true>(rows); }
 """)
     assert COMPILER is not None
     subprocess.run([COMPILER, "-std=c++20", "-O0", "-c", source, "-o", file], check=True)
-    assert any("std::vector<float, std::allocator<float> >::push_back" in name for name in shared_names(file, "AVX2"))
-    assert any("pass<true>" in name and "lambda" in name for name in symbols(file))
+    assert any("std::vector<float, std::allocator<float> >::push_back" in name for name in shared_names([file], "AVX2"))
+    assert any("pass<true>" in name and "lambda" in name for name in symbols([file]))

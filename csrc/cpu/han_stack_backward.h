@@ -13,10 +13,9 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-// kDu: p is kept, and dw summed; kDb: db is summed. dx needs neither.
-template <class S, int R, bool kDu, bool kDb>
+// kDu: p is kept, and dw summed; kDb: db is summed. dx needs neither. S is known where rows are read and written.
+template <class A, int R, bool kDu, bool kDb>
 struct BackwardTile {
-  using A = Arithmetic<S>;
   static constexpr int kPlanes = kDu ? 2 : 1;
 
   int64_t row;                // the first of R
@@ -25,8 +24,12 @@ struct BackwardTile {
   A minus_beta2[R];           // -2 w . gz of the layer at hand
   A alpha2[R];                // -2 w . p, which is 2 w . x_l
 
-  BackwardTile(const Stack& stack, const Backward& call, int64_t row, int64_t next_row, A* memory)
-      : row(row), state{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
+  BackwardTile(const Stack& stack, int64_t row, A* memory)
+      : row(row), state{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {}
+
+  // What the passes are to fetch: the rows and bits of the tile from `next_row` on, and the memory of this one's dx.
+  template <class S>
+  void prefetch(const Stack& stack, const Backward& call, int64_t next_row) {
     const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
     to_come.add(static_cast<const S*>(call.dy.data) + next_row * call.dy.row_stride, block);
     to_come.add(kDu ? static_cast<const S*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
@@ -35,6 +38,7 @@ struct BackwardTile {
   }
 
   // Reads dy and y, and prepares the last layer. Two rows at a time, as in the forward.
+  template <class S>
   void enter(const Stack& stack, const Backward& call) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const int64_t last = stack.layers - 1;
@@ -138,6 +142,7 @@ struct BackwardTile {
   }
 
   // Undoes layer 0, to dx.
+  template <class S>
   void leave(const Stack& stack, const Backward& call, A* partials) {
     const int64_t features = stack.features;
     const A* parameters = layer_parameters<A>(stack, 0);
@@ -167,7 +172,7 @@ template <class S, int R, bool kDu, bool kDb>
 void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Arithmetic<S>* partials,
                     Scratch& scratch) {
   using A = Arithmetic<S>;
-  using State = BackwardTile<S, R, kDu, kDb>;
+  using State = BackwardTile<A, R, kDu, kDb>;
   const TilesInCache<A> cache(scratch, decltype(State::state)::size(stack.features), tiles);
   const int64_t side_by_side = cache.count();
   for (int64_t first = 0; first < tiles; first += side_by_side) {
@@ -175,15 +180,16 @@ void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64
     std::optional<State> tile[kMostTiles];
     for (int64_t t = 0; t < count; ++t) {
       const int64_t next = std::min(first + t + side_by_side, tiles - 1);
-      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, cache.tile(t));
-      tile[t]->enter(stack, call);
+      tile[t].emplace(stack, row + (first + t) * R, cache.tile(t));
+      tile[t]->template prefetch<S>(stack, call, row + next * R);
+      tile[t]->template enter<S>(stack, call);
     }
     with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {
       for (int64_t layer = stack.layers - 1; layer > 0; --layer) {
         for (int64_t t = 0; t < count; ++t) tile[t]->template pass<prefetch>(stack, call, layer, partials);
       }
     });
-    for (int64_t t = 0; t < count; ++t) tile[t]->leave(stack, call, partials);
+    for (int64_t t = 0; t < count; ++t) tile[t]->template leave<S>(stack, call, partials);
   }
 }
 

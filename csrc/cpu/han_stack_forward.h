@@ -13,17 +13,20 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-template <class S, int R>
+// Its functions know S where rows are read and written; the passes between have one instance for each A.
+template <class A, int R>
 struct ForwardTile {
-  using A = Arithmetic<S>;
-
   int64_t row;       // the first of R
   Tile<A, R, 1> h;   // x of the layer to come
   Prefetch to_come;  // the rows of x after this tile, y and the signs of this one
   A alpha2[R];       // -2 w . x of that layer
 
-  ForwardTile(const Stack& stack, const Forward& call, int64_t row, int64_t next_row, A* memory)
-      : row(row), h{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {
+  ForwardTile(const Stack& stack, int64_t row, A* memory)
+      : row(row), h{memory}, to_come(stack.layers - 1, column_vectors<A>(stack.features)) {}
+
+  // What the passes are to fetch: x of the tile from `next_row` on, and the memory of this one's results.
+  template <class S>
+  void prefetch(const Stack& stack, const Forward& call, int64_t next_row) {
     const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
     to_come.add(static_cast<const S*>(call.x.data) + next_row * call.x.row_stride, block);
     to_come.add(static_cast<const S*>(call.y) + row * stack.features, block);
@@ -32,6 +35,7 @@ struct ForwardTile {
 
   // Reads x and takes the dot products of layer 0. Rows of a matrix are read and written two at a time: more streams,
   // a row apart, fall on the same lines of the cache.
+  template <class S>
   void enter(const Stack& stack, const Matrix x) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
@@ -85,7 +89,7 @@ struct ForwardTile {
   }
 
   // The last layer, to y.
-  template <bool kSave>
+  template <class S, bool kSave>
   void leave(const Stack& stack, const Forward& call, const Keep<A>& keep) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
@@ -118,11 +122,12 @@ void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t
   const Keep<A> keep(true, stack.features), keep_last(stack.final_abs, stack.features);
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);
-    std::optional<ForwardTile<S, R>> tile[kMostTiles];
+    std::optional<ForwardTile<A, R>> tile[kMostTiles];
     for (int64_t t = 0; t < count; ++t) {
       const int64_t next = std::min(first + t + side_by_side, tiles - 1);
-      tile[t].emplace(stack, call, row + (first + t) * R, row + next * R, cache.tile(t));
-      tile[t]->enter(stack, call.x);
+      tile[t].emplace(stack, row + (first + t) * R, cache.tile(t));
+      tile[t]->template prefetch<S>(stack, call, row + next * R);
+      tile[t]->template enter<S>(stack, call.x);
     }
     with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {
       for (int64_t layer = 0; layer < stack.layers - 1; ++layer) {
@@ -130,7 +135,7 @@ void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t
       }
     });
     with_flag(kSave && stack.final_abs, [&](auto save_last) {
-      for (int64_t t = 0; t < count; ++t) tile[t]->template leave<save_last>(stack, call, keep_last);
+      for (int64_t t = 0; t < count; ++t) tile[t]->template leave<S, save_last>(stack, call, keep_last);
     });
   }
 }

@@ -13,8 +13,9 @@
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-// kDu: p is kept, and dw summed; kDb: db is summed. dx needs neither. S is known where rows are read and written.
-template <class A, int R, bool kDu, bool kDb>
+// kDu: p is kept, and dw summed. kDb: db is summed. dx needs neither. A function's parameters are those it depends on,
+// so that one instance serves many calls.
+template <class A, int R, bool kDu>
 struct BackwardTile {
   static constexpr int kPlanes = kDu ? 2 : 1;
 
@@ -39,7 +40,7 @@ struct BackwardTile {
 
   // Reads dy and y, and prepares the last layer. Two rows at a time, as in the forward.
   template <class S>
-  void enter(const Stack& stack, const Backward& call) {
+  HANOPS_NOINLINE void enter(const Stack& stack, const Backward& call) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const int64_t last = stack.layers - 1;
     const bool has_abs = stack.final_abs;
@@ -95,7 +96,7 @@ struct BackwardTile {
   }
 
   // Undoes `layer` and prepares the one below.
-  template <bool kPrefetch>
+  template <bool kDb, bool kPrefetch>
   HANOPS_NOINLINE void pass(const Stack& stack, const Backward& call, int64_t layer, A* partials) {
     const A* parameters = layer_parameters<A>(stack, layer);
     const A* below = layer_parameters<A>(stack, layer - 1);
@@ -142,7 +143,7 @@ struct BackwardTile {
   }
 
   // Undoes layer 0, to dx.
-  template <class S>
+  template <class S, bool kDb>
   void leave(const Stack& stack, const Backward& call, A* partials) {
     const int64_t features = stack.features;
     const A* parameters = layer_parameters<A>(stack, 0);
@@ -172,7 +173,7 @@ template <class S, int R, bool kDu, bool kDb>
 void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64_t tiles, Arithmetic<S>* partials,
                     Scratch& scratch) {
   using A = Arithmetic<S>;
-  using State = BackwardTile<A, R, kDu, kDb>;
+  using State = BackwardTile<A, R, kDu>;
   const TilesInCache<A> cache(scratch, decltype(State::state)::size(stack.features), tiles);
   const int64_t side_by_side = cache.count();
   for (int64_t first = 0; first < tiles; first += side_by_side) {
@@ -186,10 +187,10 @@ void backward_tiles(const Stack& stack, const Backward& call, int64_t row, int64
     }
     with_flag(stack.features >= kPrefetchedFeatures, [&](auto prefetch) {
       for (int64_t layer = stack.layers - 1; layer > 0; --layer) {
-        for (int64_t t = 0; t < count; ++t) tile[t]->template pass<prefetch>(stack, call, layer, partials);
+        for (int64_t t = 0; t < count; ++t) tile[t]->template pass<kDb, prefetch>(stack, call, layer, partials);
       }
     });
-    for (int64_t t = 0; t < count; ++t) tile[t]->template leave<S>(stack, call, partials);
+    for (int64_t t = 0; t < count; ++t) tile[t]->template leave<S, kDb>(stack, call, partials);
   }
 }
 

@@ -36,7 +36,7 @@ struct ForwardTile {
   // Reads x and takes the dot products of layer 0. Rows of a matrix are read and written two at a time: more streams,
   // a row apart, fall on the same lines of the cache.
   template <class S>
-  void enter(const Stack& stack, const Matrix x) {
+  HANOPS_NOINLINE void enter(const Stack& stack, const Matrix x) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
     const int64_t first = row;

@@ -21,47 +21,54 @@ HANOPS_INLINE int64_t parameter_index(int64_t column) {
   return column / kGroupRows * 2 * kGroupRows + column % kGroupRows;
 }
 
+// Rows [row, row + kGroupRows) of m, through transposes: one in a lane, column c at `at` + c * step.
+template <class S>
+HANOPS_NOINLINE void read_group(const Matrix& m, int64_t row, int64_t features, float* at, int64_t step) {
+  for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    Registers<float, kGroupRows> square;
+    unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r] = read<S>(m, row + r, j * kGroupRows, columns); });
+    transpose(square);
+    unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
+      if (c < columns) square[c].store(at + (j * kGroupRows + c) * step);
+    });
+  });
+}
+
+// The same back, to contiguous rows.
+template <class S>
+HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features, S* rows) {
+  for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
+    Registers<float, kGroupRows> square;
+    unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
+      if (c < columns) square[c] = load(at + (j * kGroupRows + c) * step);
+    });
+    transpose(square);
+    unroll<kGroupRows>([&](auto r)
+                           HANOPS_LAMBDA { write<S>(square[r], rows + r * features + j * kGroupRows, columns); });
+  });
+}
+
 // G lane groups, one or two planes, stored (columns, G, planes, lanes).
 template <int G, int kPlanes>
 struct LaneTile {
+  static constexpr int64_t kStep = G * kPlanes * kGroupRows;
   float* data;
 
   HANOPS_INLINE float* at(int64_t column, int g, int plane = 0) const {
     return data + ((column * G + g) * kPlanes + plane) * kGroupRows;
   }
-  static int64_t size(int64_t features) { return features * G * kPlanes * kGroupRows; }
+  static int64_t size(int64_t features) { return features * kStep; }
 
-  // Rows [row, row + G kLanes) of m, into a plane.
+  // Rows [row, row + G kGroupRows) of m, into a plane.
   template <class S>
   void read_rows(const Matrix& m, int64_t row, int64_t features, int plane) const {
-    for (int g = 0; g < G; ++g) {
-      for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-        Registers<float, kGroupRows> square;
-        unroll<kGroupRows>(
-            [&](auto r) HANOPS_LAMBDA { square[r] = read<S>(m, row + g * kGroupRows + r, j * kGroupRows, columns); });
-        transpose(square);
-        unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
-          if (c < columns) square[c].store(at(j * kGroupRows + c, g, plane));
-        });
-      });
-    }
+    for (int g = 0; g < G; ++g) read_group<S>(m, row + g * kGroupRows, features, at(0, g, plane), kStep);
   }
 
   // A plane to contiguous rows.
   template <class S>
   void write_rows(S* rows, int64_t features, int plane) const {
-    for (int g = 0; g < G; ++g) {
-      for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
-        Registers<float, kGroupRows> square;
-        unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
-          if (c < columns) square[c] = load(at(j * kGroupRows + c, g, plane));
-        });
-        transpose(square);
-        unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
-          write<S>(square[r], rows + (g * kGroupRows + r) * features + j * kGroupRows, columns);
-        });
-      });
-    }
+    for (int g = 0; g < G; ++g) write_group(at(0, g, plane), kStep, features, rows + g * kGroupRows * features);
   }
 };
 

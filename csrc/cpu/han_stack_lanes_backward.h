@@ -51,7 +51,8 @@ struct BackwardWord {
     if constexpr (kUndo && kDb) db_c.store(db + column * kGroupRows);
   }
 };
-template <int G, bool kDu, bool kDb>
+
+template <int G, bool kDu>
 struct BackwardLanes {
   static constexpr int kPlanes = kDu ? 2 : 1;
 
@@ -62,7 +63,7 @@ struct BackwardLanes {
   alignas(64) float alpha2[G * kGroupRows];       // -2 w . p, which is 2 w . x_l
 
   // Undoes `layer`, and prepares the one below: see BackwardWord.
-  template <bool kUndo, bool kPrepare>
+  template <bool kDb, bool kUndo, bool kPrepare>
   HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, float* partials) {
     const auto words = signs;
     const int64_t padded = layer_size<float>(stack.features) / 2;  // columns
@@ -85,10 +86,11 @@ struct BackwardLanes {
     }
     if constexpr (kPrepare) (at.dot_gz * Vec<float>(-2.f)).store(minus_beta2);
     if constexpr (kPrepare && kDu) (at.dot_p * Vec<float>(-2.f)).store(alpha2);
-    if constexpr (kUndo) add_sums(dw, db, padded, partials + layer * 2 * padded);
+    if constexpr (kUndo) add_sums<kDb>(dw, db, padded, partials + layer * 2 * padded);
   }
 
   // Adds the tile's dw and db, summed over lanes, to a layer's partial sums.
+  template <bool kDb>
   HANOPS_INLINE static void add_sums(const float* dw, const float* db, int64_t padded, float* partial) {
     if constexpr (kDu || kDb) {
       for (int64_t j = 0; j < padded; j += kGroupRows) {
@@ -123,7 +125,7 @@ struct BackwardLanes {
 template <class S, int G, bool kDu, bool kDb>
 void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
-  using State = BackwardLanes<G, kDu, kDb>;
+  using State = BackwardLanes<G, kDu>;
   const int64_t state_size = decltype(State::state)::size(features), words_size = decltype(State::signs)::kSize;
   const int64_t sums_size = kDu || kDb ? layer_size<float>(features) * kGroupRows : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size + sums_size) * sizeof(float)));
@@ -133,13 +135,13 @@ void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float
   tile.state.template read_rows<S>(call.dy, row, features, 0);
   if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1);
   tile.signs.fetch(last);
-  tile.template pass<false, true>(stack, last + 1, partials);
+  tile.template pass<kDb, false, true>(stack, last + 1, partials);
   if constexpr (kDu) tile.silence(features);
   for (int64_t layer = last; layer > 0; --layer) {
     if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
-    tile.template pass<true, true>(stack, layer, partials);
+    tile.template pass<kDb, true, true>(stack, layer, partials);
   }
-  tile.template pass<true, false>(stack, 0, partials);
+  tile.template pass<kDb, true, false>(stack, 0, partials);
   if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx) + row * features, features, 0);
 }
 

@@ -25,7 +25,7 @@ from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
 from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
-from hanops.modules import HanStack
+from hanops.modules import HanStack, _with_axis
 from hanops.ops.autograd import is_differentiated
 
 __all__ = ["ShardFeatures", "shard_features"]
@@ -145,7 +145,7 @@ class ShardedHanStack(HanStack):
             ValueError: for a shape or a mesh that does not fit.
         """
         name, mesh = type(self).__name__, self.u.device_mesh
-        self._check_axis(x)
+        _with_axis(name, x, self.dim, self.groups is not None)
         dim = self.dim
         u, b = self.u.to_local(), None if self.b is None else self.b.to_local()
         if not isinstance(x, DTensor):

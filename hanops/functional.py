@@ -1,28 +1,15 @@
-"""The Han layer and the Han stack as functions."""
-
-from __future__ import annotations
+"""The Han layer and the Han stack as functions. torch.fx and TorchScript read the annotations: they are no strings."""
 
 import re
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from hanops import ops  # noqa: F401  registers the op
 
 _op = torch.ops.hanops.han_stack.default
 _OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")
-
-
-def _han_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
-    """Calls the op. What it says of an argument that is no tensor, or no bool, becomes a TypeError of this package."""
-    try:
-        return _op(x, u, b, final_abs)
-    except RuntimeError as error:
-        found = _OF_ANOTHER_TYPE.search(str(error))
-        if found is None:
-            raise
-        wanted = found[1].replace("Optional[Tensor]", "Tensor or None")
-        raise TypeError(f"han_stack: {found[2]} must be a {wanted}, got {found[3]}") from None
 
 
 def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
@@ -56,7 +43,16 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     >>> hanops.han_stack(x, u, b)
     tensor([[0.5000, 1.5000]])
     """
-    return _han_stack(x, u, b, final_abs)
+    if has_torch_function_variadic(x, u, b):
+        return handle_torch_function(han_stack, (x, u, b), x, u, b, final_abs=final_abs)
+    try:
+        return _op(x, u, b, final_abs)
+    except RuntimeError as error:  # of an argument that is no tensor, or no bool
+        found = _OF_ANOTHER_TYPE.search(str(error))
+        if found is None:
+            raise
+        wanted = found[1].replace("Optional[Tensor]", "Tensor or None")
+        raise TypeError(f"han_stack: {found[2]} must be a {wanted}, got {found[3]}") from None
 
 
 def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
@@ -81,6 +77,8 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     >>> hanops.han_layer(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor([2., 5.])
     """
+    if has_torch_function_variadic(x, u, b):
+        return handle_torch_function(han_layer, (x, u, b), x, u, b, final_abs=final_abs)
     for name, vector in (("u", u), ("b", b)):
         if vector is None and name == "b":
             continue
@@ -93,4 +91,21 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
     if b is not None and b.dim() != 1:
         raise ValueError(f"han_layer: b must have shape (features,), got {list(b.shape)}")
-    return _han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs)
+    return han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs=final_abs)
+
+
+def _scripted_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
+    return torch.ops.hanops.han_stack(x, u, b, final_abs)
+
+
+def _scripted_layer(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
+    if u.dim() != 1:
+        raise ValueError(f"han_layer: u must have shape (features,), got {u.shape}")
+    if b is not None and b.dim() != 1:
+        raise ValueError(f"han_layer: b must have shape (features,), got {b.shape}")
+    return torch.ops.hanops.han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs)
+
+
+# What TorchScript compiles in their place: its language has no `try`, and no defaults of keyword-only arguments.
+han_stack.__prepare_scriptable__ = lambda: _scripted_stack  # type: ignore[attr-defined]
+han_layer.__prepare_scriptable__ = lambda: _scripted_layer  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
-"""Han layers as modules: HanStack in place of square Linear layers with ReLU, HanLayer in place of one."""
+"""Han layers as modules: HanStack in place of square Linear layers with ReLU, HanLayer in place of one.
 
-from __future__ import annotations
+torch.fx and TorchScript read the annotations, so they are no strings.
+"""
 
 import math
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hanops.definition.checks import DTYPES
-from hanops.functional import _han_stack
+from hanops.functional import han_stack
 
 
 class HanStack(nn.Module):
@@ -47,7 +48,7 @@ class HanStack(nn.Module):
     dim: int
     groups: int | None
     final_abs: bool
-    b: nn.Parameter | None
+    b: Tensor | None
 
     def __init__(
         self,
@@ -100,19 +101,10 @@ class HanStack(nn.Module):
             x: `features` long along `dim`; with groups, (groups, ..., features).
         """
         if self.dim == -1:
-            return _han_stack(x, self.u, self.b, self.final_abs)
-        self._check_axis(x)
-        return _han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
-
-    def _check_axis(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{type(self).__name__}: x must be a Tensor, got {type(x).__name__}")
-        if not -x.dim() <= self.dim < x.dim():
-            raise ValueError(f"{type(self).__name__}: x must have an axis {self.dim}, got shape {list(x.shape)}")
-        if self.groups is not None and self.dim % x.dim() == 0:
-            raise ValueError(
-                f"{type(self).__name__}: dim {self.dim} is the axis of the groups in shape {list(x.shape)}"
-            )
+            return han_stack(x, self.u, self.b, final_abs=self.final_abs)
+        name = "HanStack" if torch.jit.is_scripting() else type(self).__name__  # type: ignore[attr-defined]
+        x = _with_axis(name, x, self.dim, self.groups is not None)
+        return han_stack(x.movedim(self.dim, -1), self.u, self.b, final_abs=self.final_abs).movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, after features and depth."""
@@ -155,6 +147,18 @@ class HanLayer(HanStack):
         super().__init__(
             features, 1, dim=dim, groups=groups, bias=bias, final_abs=final_abs, device=device, dtype=dtype
         )
+
+
+@torch.fx.wrap  # one node of a traced graph
+def _with_axis(module: str, x: Tensor, dim: int, grouped: bool) -> Tensor:
+    """Returns x, after the checks that it has an axis `dim`, which is not the one of the groups."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{module}: x must be a Tensor, got {type(x).__name__}")
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(f"{module}: x must have an axis {dim}, got shape {list(x.shape)}")
+    if grouped and dim % x.dim() == 0:
+        raise ValueError(f"{module}: dim {dim} is the axis of the groups in shape {list(x.shape)}")
+    return x
 
 
 def _check_count(module: str, name: str, value: int, least: int) -> None:

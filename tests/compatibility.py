@@ -55,14 +55,14 @@ class Truth(hanops.HanStack):
     """A HanStack in plain, differentiable torch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return reference.han_stack(x, self.u, self.b, self.final_abs)
+        return reference.han_stack(x.movedim(self.dim, -1), self.u, self.b, self.final_abs).movedim(-1, self.dim)
 
 
 def truth_of(model: nn.Module) -> nn.Module:
-    """Returns a copy of model in float64 whose HanStacks are plain torch."""
+    """Returns a copy of model in float64 whose Han layers are plain torch."""
     wide = copy.deepcopy(model).double()
     for module in wide.modules():
-        if type(module) is hanops.HanStack:
+        if type(module) in (hanops.HanStack, hanops.HanLayer):
             module.__class__ = Truth
     return wide
 

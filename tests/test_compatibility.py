@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import test_compile_and_export, test_derivatives, test_life_of_a_module, test_mixed_precision
+from . import test_compile_and_export, test_derivatives, test_life_of_a_module, test_mixed_precision, test_trace
 from .compatibility import BACKENDS, ROWS
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
-MODULES = [test_compile_and_export, test_derivatives, test_mixed_precision, test_life_of_a_module]
+MODULES = [test_compile_and_export, test_trace, test_derivatives, test_mixed_precision, test_life_of_a_module]
 
 
 def page() -> str:

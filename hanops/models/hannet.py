@@ -1,7 +1,5 @@
 """HanNet and FCNet: the multilayer networks of the papers, single or many trained as one."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
@@ -28,8 +26,6 @@ _Net = TypeVar("_Net", bound="Network")
 
 class Network(nn.Module):
     """What HanNet and FCNet share: hidden layers of one width, a dense layer to the output, and groups."""
-
-    out: nn.Linear | GroupedLinear
 
     def __init__(
         self,
@@ -145,7 +141,7 @@ class HanNet(Network):
         for weight in weights(self):
             start_orthogonal(weight)
 
-    def _like(self, groups: int | None) -> HanNet:
+    def _like(self, groups: int | None) -> "HanNet":
         weight = self.out.weight
         return HanNet(
             *self.sizes,
@@ -219,7 +215,7 @@ class FCNet(Network):
             for weight in weights(self):
                 nn.init.kaiming_normal_(weight, nonlinearity="relu" if activation == "relu" else "linear")
 
-    def _like(self, groups: int | None) -> FCNet:
+    def _like(self, groups: int | None) -> "FCNet":
         weight = self.out.weight
         return FCNet(*self.sizes, activation=self.activation, groups=groups, device=weight.device, dtype=weight.dtype)
 

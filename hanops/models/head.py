@@ -1,7 +1,5 @@
 """HanHead: a thin classifier of frozen features."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from hanops.models.layers import start_orthogonal

@@ -1,7 +1,5 @@
 """What the papers' networks are made of beside Han layers: dense layers in groups, and activations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Han-Mixers: a convolution stem, MLP-Mixer blocks, and Han blocks that mix tokens and channels in their place."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """MobileViT XXS and XS for small images, with MLP or Han blocks in their transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -185,10 +183,7 @@ class MobileViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits, (N, num_classes), of images, (N, 3, H, W)."""
-        if images.shape[2] % self.multiple or images.shape[3] % self.multiple:
-            raise ValueError(
-                f"MobileViT: the images' sides must be multiples of {self.multiple}, got shape {list(images.shape)}"
-            )
+        images = _with_sides(images, self.multiple)
         return self.classifier(self.layers(images).mean((2, 3)))
 
 
@@ -219,6 +214,16 @@ def mobilevit_xs(num_classes: int, han: bool = False, *, stem_stride: int = 1) -
     """
     widths = (16, 32, 48, 64, 80, 96)
     return MobileViT(num_classes, widths, (96, 120, 144), expansion=4, han=han, stem_stride=stem_stride)
+
+
+@torch.fx.wrap  # one node of a traced graph
+def _with_sides(images: Tensor, multiple: int) -> Tensor:
+    """Returns the images, after the check that their sides are multiples."""
+    if images.shape[2] % multiple or images.shape[3] % multiple:
+        raise ValueError(
+            f"MobileViT: the images' sides must be multiples of {multiple}, got shape {list(images.shape)}"
+        )
+    return images
 
 
 def to_patches(x: Tensor) -> Tensor:

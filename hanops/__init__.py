@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from hanops import _flops, metrics, models
+from hanops import metrics, models
 from hanops.backends import Explanation, explain, use_backend
 from hanops.conversion import convert
 from hanops.functional import han_layer, han_stack
 from hanops.modules import HanLayer, HanStack
 from hanops.ops.decompositions import decompositions
+from hanops.ops.translations import onnx_translations
 from hanops.optim import no_weight_decay, param_groups_weight_decay
 
 __version__ = "0.1.0"
@@ -26,11 +27,10 @@ __all__ = [
     "metrics",
     "models",
     "no_weight_decay",
+    "onnx_translations",
     "param_groups_weight_decay",
     "use_backend",
 ]
-
-_flops.register()
 
 
 def __getattr__(name: str) -> Any:

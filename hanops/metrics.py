@@ -1,14 +1,19 @@
-"""What the papers measure of a network: activation ratio, variability, Jacobian spectrum, Lipschitz constant."""
+"""What the papers measure of a network, and hooks for packages that count operations.
+
+The papers' are activation ratio, variability, Jacobian spectrum and Lipschitz constant.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hanops.models.layers import Abs, GroupSort
-from hanops.modules import HanStack
+from hanops.modules import HanLayer, HanStack
 
 _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, Abs, GroupSort)
 
@@ -127,3 +132,52 @@ def lipschitz(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
     if before.numel() == 0 or before.max() == 0:
         raise ValueError(f"lipschitz: x must have at least 2 different rows, got shape {list(x.shape)}")
     return float((after[before > 0] / before[before > 0]).max())
+
+
+# ---- operations: a layer of d features costs 2 d multiply-adds a row. torch's FlopCounterMode needs no hook
+
+_Hook = Callable[[Any, tuple[Tensor, ...], Tensor], None]
+
+
+def _multiply_adds(stack: HanStack, x: Tensor) -> int:
+    return 2 * x.numel() * stack.depth
+
+
+def fvcore_handles() -> dict[str, Callable[..., int]]:
+    """Returns what makes fvcore count: `FlopCountAnalysis(model, x).set_op_handle(**fvcore_handles())`.
+
+    >>> list(fvcore_handles())
+    ['hanops::han_stack']
+    """
+
+    def handle(inputs: list[Any], outputs: list[Any]) -> int:
+        x, u = (value.type().sizes() for value in inputs[:2])
+        return 2 * prod(x) * u[-2]
+
+    return {"hanops::han_stack": handle}
+
+
+def ptflops_hooks() -> dict[type[nn.Module], _Hook]:
+    """Returns what makes ptflops count: `get_model_complexity_info(..., custom_modules_hooks=ptflops_hooks())`.
+
+    >>> [module.__name__ for module in ptflops_hooks()]
+    ['HanStack', 'HanLayer']
+    """
+
+    def hook(stack: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        stack.__flops__ += _multiply_adds(stack, inputs[0])
+
+    return {HanStack: hook, HanLayer: hook}
+
+
+def thop_hooks() -> dict[type[nn.Module], _Hook]:
+    """Returns what makes thop count: `profile(model, (x,), custom_ops=thop_hooks())`.
+
+    >>> [module.__name__ for module in thop_hooks()]
+    ['HanStack', 'HanLayer']
+    """
+
+    def hook(stack: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        stack.total_ops += _multiply_adds(stack, inputs[0])
+
+    return {HanStack: hook, HanLayer: hook}

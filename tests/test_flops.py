@@ -1,4 +1,4 @@
-"""torch's FlopCounterMode counts the ops: two operations for each multiply-add that the formulas of the maths have."""
+"""Counters of operations: what torch's FlopCounterMode counts for the ops, and the hooks for other packages."""
 
 import subprocess
 import sys
@@ -49,6 +49,27 @@ import hanops
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import torch
 assert torch.ops.hanops.han_stack_backward in flop_registry
-assert not any(type(finder).__module__ == "hanops._flops" for finder in sys.meta_path)
+assert not any(type(finder).__module__ == "hanops.ops.flops" for finder in sys.meta_path)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(("hooks", "attribute"), [("ptflops_hooks", "__flops__"), ("thop_hooks", "total_ops")])
+def test_hooks_of_modules(hooks, attribute):
+    """Both packages put an attribute on a module of a known type, and add to it in a forward hook."""
+    for stack, layers in ((hanops.HanStack(8, 3, dim=1), 3), (hanops.HanLayer(8, dim=1), 1)):
+        setattr(stack, attribute, 5)
+        stack.register_forward_hook(getattr(hanops.metrics, hooks)()[type(stack)])
+        stack(torch.randn(4, 8, 6))
+        assert getattr(stack, attribute) == 5 + 2 * 4 * 8 * 6 * layers
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(("groups", "shape"), [(None, (5, 7, 8)), (4, (4, 6, 8))])
+def test_handles_of_ops(groups, shape):
+    """fvcore traces a model, and gives a handle the inputs of a node of that name."""
+    x = torch.randn(shape)
+    graph, _ = torch.jit._get_trace_graph(hanops.HanStack(8, 3, groups=groups), x)
+    ((name, handle),) = hanops.metrics.fvcore_handles().items()
+    (node,) = (node for node in graph.nodes() if node.kind() == name)
+    assert handle(list(node.inputs()), list(node.outputs())) == 2 * x.numel() * 3

@@ -23,9 +23,8 @@ ARROWS = {
     "conversion": "modules models selection _in_place definition",
     "optim": "modules selection",
     "metrics": "modules models",
-    "_flops": "ops",
     "distributed": "modules ops backends definition",
-    "hanops": "backends ops functional modules models conversion optim metrics distributed _flops",  # itself
+    "hanops": "backends ops functional modules models conversion optim metrics distributed",  # itself
     "profiling": "hanops backends definition",
     "__main__": "hanops backends profiling",
 }

@@ -24,12 +24,16 @@ PAGES = {
         ["convert", "conversion.Conversion", "conversion.Row", "no_weight_decay", "param_groups_weight_decay"],
     ),
     "models": ("Models", "The networks of the papers: `hanops.models`.", ["models"]),
-    "metrics": ("Metrics", "What the papers measure of a network: `hanops.metrics`.", ["metrics"]),
+    "metrics": (
+        "Metrics",
+        "What the papers measure, and hooks that count operations: `hanops.metrics`.",
+        ["metrics"],
+    ),
     "distributed": ("Devices", "Features shared out over devices: `hanops.distributed`.", ["distributed"]),
     "backends": (
         "Backends",
         "Which implementation runs a call, and graphs that need none of them.",
-        ["use_backend", "explain", "Explanation", "decompositions"],
+        ["use_backend", "explain", "Explanation", "decompositions", "onnx_translations"],
     ),
 }
 

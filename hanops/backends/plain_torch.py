@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,8 @@ from hanops.definition.signs import is_chunked, pack, signs_shape, unpack
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
     """Views t (..., features) as (groups, rows, features), one group where u has none."""
-    groups = u.shape[0] if u.dim() == 3 else 1
-    rows = t.numel() // (groups * t.shape[-1]) if groups else 0
-    return t.reshape(groups, rows, t.shape[-1])
+    groups, lead = (u.shape[0], t.shape[1:-1]) if u.dim() == 3 else (1, t.shape[:-1])
+    return t.reshape(groups, prod(lead), t.shape[-1])  # a product of sizes, which exporters know, as they do not numel
 
 
 def by_layer(t: Tensor) -> Tensor:

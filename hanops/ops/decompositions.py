@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hanops.backends.plain_torch import backward, forward
 from hanops.definition.checks import check_stack
+from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
 
 
@@ -34,3 +35,15 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
         ops.han_stack_forward.default: forward_op(forward, check=True),
         ops.han_stack_backward.default: backward_op(backward, check=True),
     }
+
+
+def register() -> None:
+    """Adds the decompositions to torch's own table, from which torch.onnx.export takes them by itself.
+
+    Of an op in that table, torch asks the decomposition for the shape of a result, unless the op has a meta function.
+    """
+    metas: dict[str, Callable[..., object]]
+    metas = {"han_stack": fakes.stack, "han_stack_forward": fakes.forward, "han_stack_backward": fakes.backward}
+    for op, run in decompositions().items():
+        torch._decomp.register_decomposition(op)(run)
+        torch._decomp.register_decomposition(op, type="meta")(metas[op.overloadpacket.__name__])

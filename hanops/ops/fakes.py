@@ -18,24 +18,24 @@ def _load_sharding_rules() -> None:
         from hanops.ops import sharding  # noqa: F401
 
 
-def _stack_fake(
-    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
-) -> Tensor:
+def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Tensor:
+    """Is the fake of the op `han_stack`."""
     _load_sharding_rules()
     check_stack("x", x, u, b, final_abs, abs, dim)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _forward_fake(
+def forward(
     x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
 ) -> tuple[Tensor, Tensor]:
+    """Is the fake of the op `han_stack_forward`."""
     _load_sharding_rules()
     check_forward(x, u, b, final_abs, save, abs, dim)
     signs = x.new_empty(signs_shape(x, u, final_abs) if save else [0], dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.contiguous_format), signs
 
 
-def _backward_fake(
+def backward(
     dy: Tensor,
     y: Tensor | None,
     signs: Tensor,
@@ -46,6 +46,7 @@ def _backward_fake(
     abs: bool = True,
     dim: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Is the fake of the op `han_stack_backward`."""
     _load_sharding_rules()
     check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
     return (
@@ -57,7 +58,7 @@ def _backward_fake(
 
 def register() -> None:
     """Gives every op but the differentiable ones, which run the others, its fake."""
-    torch.library.register_fake("hanops::han_stack", _stack_fake)
+    torch.library.register_fake("hanops::han_stack", stack)
     for suffix in ("", "_torch", "_triton") if native is None else ("", "_torch", "_triton", "_cuda"):
-        torch.library.register_fake(f"hanops::han_stack_forward{suffix}", _forward_fake)
-        torch.library.register_fake(f"hanops::han_stack_backward{suffix}", _backward_fake)
+        torch.library.register_fake(f"hanops::han_stack_forward{suffix}", forward)
+        torch.library.register_fake(f"hanops::han_stack_backward{suffix}", backward)

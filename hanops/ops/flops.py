@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 
-from hanops import ops  # noqa: F401  registers the ops
-
 _COUNTER = "torch.utils.flop_counter"
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where the backends' tests run")
     parser.addoption("--fake", action="store_true", help="with --device cuda: its tests, run on the CPU")
     parser.addoption("--all", action="store_true", help="also the tests that are marked `thorough`")
+    parser.addoption(
+        "--counts", action="store_true", help="print how many tests of each class, or file, ran and passed"
+    )
     parser.addoption("--seed", type=int, default=0, help="another seed makes other inputs; 0 is what CI runs")
 
 
@@ -58,7 +62,7 @@ ON_THE_CPU = {"emulator", "on_cpu", "pools"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if config.getoption("--device") == "cpu" or not collection_path.match("tests/test_*.py"):
+    if config.getoption("--device") == "cpu" or not re.search(r"/tests/(\w+/)*test_\w+\.py$", str(collection_path)):
         return None
     return None if re.search(r"def test_\w+\((backend|gpu)\b", collection_path.read_text()) else True
 
@@ -73,6 +77,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if "device" in fixtures[item] and not fixtures[item] & ON_THE_CPU]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--counts"):
+        return
+    kinds = ("passed", "failed", "error", "xfailed", "xpassed", "skipped", "left to make test-all")
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, reports in terminalreporter.stats.items():
+        for report in (report for report in reports if isinstance(report, pytest.TestReport)):
+            left = kind == "skipped" and "left to make test-all" in str(report.longrepr)
+            counts["::".join(report.nodeid.split("::")[:-1])][kinds[-1] if left else kind] += 1
+    total = sum(counts.values(), Counter())
+    kinds = tuple(kind for kind in kinds if total[kind] or kind in ("failed", "skipped"))
+    width = max(map(len, counts), default=0)
+    terminalreporter.section("counts")
+    for name, row in [("", dict(zip(kinds, kinds, strict=True))), *sorted(counts.items()), ("all", total)]:
+        cells = (f"{row[kind]:>{max(len(kind), 6)}}" for kind in kinds)
+        terminalreporter.write_line(f"{name:{width}}  {'  '.join(cells)}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -300,7 +300,6 @@ def backward_info(variant: str, cases: list[tuple[Case, list[bool]]]) -> OpInfo:
         "ops.hanops.han_stack_backward",
         variant_test_name=variant,
         decorators=[
-            DecorateInfo(thorough, "TestCompositeCompliance", "test_forward_ad"),
             DecorateInfo(thorough, "TestCompositeCompliance", "test_backward", active_if=variant == "grouped"),
         ],
         op=stack_ops.han_stack_backward,

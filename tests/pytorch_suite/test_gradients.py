@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from .machinery import (
@@ -74,6 +75,7 @@ class TestCompositeCompliance(TestCase):
             op.get_op(), args, sample.kwargs, sample.output_process_fn_grad, op.gradcheck_wrapper, self.assertEqual
         )
 
+    @pytest.mark.thorough("every mixture of tensors and subclasses")
     @ops(op_db, allowed_dtypes=F32)
     def test_forward_ad(self, device, dtype, op):
         sample, args = self._sample(op, device, dtype, True)

@@ -29,7 +29,7 @@ from .machinery import (
     ops,
     tensors,
 )
-from .op_db import large_db, op_db
+from .op_db import op_db
 
 
 def with_gradients(op: Any, sample: SampleInput) -> tuple[Any, tuple[Tensor, ...]]:
@@ -116,6 +116,7 @@ class TestProxyTensorOpInfo(TestCase):
     def test_make_fx_fake_exhaustive(self, device, dtype, op):
         self._check(device, dtype, op, "fake")
 
+    @pytest.mark.thorough("tracing with symbols")
     @ops(op_db, allowed_dtypes=F64)
     def test_make_fx_symbolic_exhaustive(self, device, dtype, op):
         self._check(device, dtype, op, "symbolic")
@@ -165,7 +166,7 @@ class TestEagerFusionOpInfo(TestCase):
 @pytest.mark.usefixtures("undisturbed_compiler")
 @pytest.mark.thorough("the Inductor")
 class TestInductorOpInfo(TestCase):
-    @ops([*op_db, *large_db], allowed_dtypes=F32)
+    @ops(op_db, allowed_dtypes=F32)
     def test_comprehensive(self, device, dtype, op):
         """Compiled, for sizes that are fixed and sizes that are symbols, forward and backward."""
         for dynamic in (False, True):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
@@ -195,6 +196,7 @@ class TestOperators(TestCase):
             args = (*primals, *(torch.randn_like(t) for t in primals))
             self._assert_batched(jvp_of(function, len(primals)), args)
 
+    @pytest.mark.thorough("a batch of second derivatives")
     @ops(op_db, allowed_dtypes=F64)
     def test_vmapvjpvjp(self, device, dtype, op):
         for function, primals in self._samples(device, dtype, op):
@@ -203,6 +205,7 @@ class TestOperators(TestCase):
             more = tuple(torch.randn_like(t) for t in once(*args))
             self._assert_batched(vjp_of(once, len(args)), (*args, *more))
 
+    @pytest.mark.thorough("a batch of second derivatives")
     @ops(op_db, allowed_dtypes=F64)
     def test_vmapjvpvjp(self, device, dtype, op):
         for function, primals in self._samples(device, dtype, op):

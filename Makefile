@@ -65,6 +65,15 @@ paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and
 	@$(PY) -m examples.paper $(call given,DATA)
 paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
 	@$(PY) -m examples.paper --full $(call given,DATA)
+CLIENTS := build/clients
+.PHONY: clients
+clients: build  ## train, save and ship a HanStack with timm, transformers, ... in a venv of their own; writes docs/clients.md
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
+	@$(CLIENTS)/bin/pip install --quiet -c constraints.txt setuptools
+	@HANOPS_NO_NATIVE=1 $(CLIENTS)/bin/pip install --quiet --no-build-isolation -c constraints.txt -e '.[test,clients]'
+	@HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest tests/clients -q --table
+
 docs: build  ## the site, to build/site/index.html; writes the generated pages and figures anew
 	@$(PY) -m docs.tools
 lint: build  ## formatting, lints and types

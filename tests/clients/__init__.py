@@ -1,0 +1,1 @@
+"""HanStack in packages that people train and ship models with: `make clients`."""

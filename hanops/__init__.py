@@ -12,7 +12,7 @@ from hanops.functional import han_layer, han_stack
 from hanops.modules import HanLayer, HanStack
 from hanops.ops.decompositions import decompositions
 from hanops.ops.translations import onnx_translations
-from hanops.optim import no_weight_decay, param_groups_weight_decay
+from hanops.optim import param_groups_weight_decay
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "han_stack",
     "metrics",
     "models",
-    "no_weight_decay",
     "onnx_translations",
     "param_groups_weight_decay",
     "use_backend",

@@ -104,7 +104,7 @@ def test_converted_model_trains():
     torch.manual_seed(0)
     model = mlp(30, hidden=4)
     hanops.convert(model, depth=3, verbose=False)
-    optimizer = torch.optim.Adam(hanops.no_weight_decay(model, 1e-4), lr=1e-2)
+    optimizer = torch.optim.Adam(hanops.param_groups_weight_decay(model, 1e-4), lr=1e-2)
     x = torch.rand(512, 2) * 2 - 1
     target = torch.sin(4 * x[:, :1]) * torch.sin(4 * x[:, 1:])
     for _ in range(300):

@@ -8,49 +8,27 @@ from torch.nn.utils import parametrizations
 import hanops
 
 
+def names(model, group):
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [known[id(parameter)] for parameter in group["params"]]
+
+
+def network():
+    return nn.Sequential(nn.Linear(8, 8), hanops.HanStack(8, 3), nn.LayerNorm(8), hanops.HanStack(8, 2, groups=4))
+
+
 def test_every_trained_parameter_is_in_one_group():
     model = nn.Module()
     model.net = nn.Sequential(nn.Linear(8, 8), hanops.HanStack(8, 3), hanops.HanLayer(8), nn.LayerNorm(8))
     model.grouped = hanops.HanStack(8, 2, groups=4, bias=False)
     model.again = model.net[1]
     model.net[0].bias.requires_grad_(False)
-    model.grouped.tied = model.net[0].weight
-    decayed, free = hanops.no_weight_decay(model, 0.1)
-    net = model.net
-    expected = [net[0].weight, net[1].b, net[2].b, net[3].weight, net[3].bias]
-    assert [id(p) for p in decayed["params"]] == [id(p) for p in expected]
-    assert [id(p) for p in free["params"]] == [id(net[1].u), id(net[2].u), id(model.grouped.u)]
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
-    torch.optim.AdamW([decayed, free], weight_decay=0.5)
-
-
-def test_also():
-    model = nn.Sequential(nn.Linear(8, 8), hanops.HanStack(8, 3), nn.LayerNorm(8))
-    ids = [id(p) for p in (model[0].bias, model[1].u, model[2].weight, model[2].bias)]
-    for also in (["*.bias", "2.*"], lambda name, p: p.dim() == 1):
-        _, free = hanops.no_weight_decay(model, 0.1, also=also)
-        assert [id(p) for p in free["params"]] == ids
-
-
-def test_without_han_layers():
-    model = nn.Linear(8, 8)
-    groups = hanops.no_weight_decay(model, 0.1)
-    assert [len(group["params"]) for group in groups] == [2, 0]
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    model(torch.randn(3, 8)).sum().backward()
-    optimizer.step()
-
-
-def test_errors():
-    model = hanops.HanStack(8, 3)
-    with pytest.raises(ValueError, match="no_weight_decay: weight_decay must be at least 0, got -1"):
-        hanops.no_weight_decay(model, -1)
-    with pytest.raises(TypeError, match=r"no_weight_decay: weight_decay must be a number, got '0\.1'"):
-        hanops.no_weight_decay(model, "0.1")
-    with pytest.raises(TypeError, match=r"no_weight_decay: model must be an nn\.Module"):
-        hanops.no_weight_decay(model.parameters(), 0.1)
-    with pytest.raises(ValueError, match="no_weight_decay: also has 'bias', which is none of u, b"):
-        hanops.no_weight_decay(model, 0.1, also="bias")
+    model.grouped.tied = model.net[2].u
+    free, decayed = hanops.param_groups_weight_decay(model, 0.1)
+    assert names(model, free) == ["net.1.u", "net.1.b", "net.2.u", "net.2.b", "net.3.weight", "net.3.bias", "grouped.u"]
+    assert names(model, decayed) == ["net.0.weight"]
+    assert (free["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
+    torch.optim.AdamW([free, decayed], weight_decay=0.5)
 
 
 def test_the_output_does_not_depend_on_the_scale_of_u():
@@ -68,7 +46,7 @@ def test_decay_only_shrinks_u():
     for grouped in (False, True):
         torch.manual_seed(0)
         stack = hanops.HanStack(16, 5, dtype=torch.float64)
-        groups = hanops.no_weight_decay(stack, decay) if grouped else stack.parameters()
+        groups = hanops.param_groups_weight_decay(stack, decay) if grouped else stack.parameters()
         optimizer = torch.optim.SGD(groups, lr=rate, weight_decay=decay)
         x, target = torch.randn(2, 64, 16, dtype=torch.float64)
         norms = [stack.u.detach().norm(dim=-1)]
@@ -81,18 +59,6 @@ def test_decay_only_shrinks_u():
             kept = 1 if grouped else 1 - rate * decay
             torch.testing.assert_close(norms[-1].square(), (kept * norms[-2]).square() + step.square())
         assert (norms[-1] >= norms[0]).all() if grouped else (norms[-1] < 0.5 * norms[0]).all()
-
-
-# ---- timm's groups
-
-
-def names(model, group):
-    known = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [known[id(parameter)] for parameter in group["params"]]
-
-
-def network():
-    return nn.Sequential(nn.Linear(8, 8), hanops.HanStack(8, 3), nn.LayerNorm(8), hanops.HanStack(8, 2, groups=4))
 
 
 def test_timms_groups_without_han_layers():
@@ -120,15 +86,14 @@ def test_parametrized_reflectors_do_not_decay():
     free, decayed = hanops.param_groups_weight_decay(model, 0.1)
     assert {*originals, "1.parametrizations.b.original"} <= set(names(model, free))
     assert names(model, decayed) == ["0.weight"]
-    decayed, free = hanops.no_weight_decay(model, 0.1)
-    assert names(model, free) == [*originals, "3.u"]
-    assert "1.parametrizations.b.original" in names(model, decayed)
 
 
-def test_errors_of_timms_groups():
+def test_errors():
     model = hanops.HanStack(8, 3)
     with pytest.raises(ValueError, match="param_groups_weight_decay: weight_decay must be at least 0, got -1"):
         hanops.param_groups_weight_decay(model, -1)
+    with pytest.raises(TypeError, match=r"param_groups_weight_decay: weight_decay must be a number, got '0\.1'"):
+        hanops.param_groups_weight_decay(model, "0.1")
     with pytest.raises(TypeError, match=r"param_groups_weight_decay: model must be an nn\.Module"):
         hanops.param_groups_weight_decay(model.parameters())
     with pytest.raises(TypeError, match="no_weight_decay_list must be names or patterns, got 'u'"):

@@ -21,7 +21,7 @@ PAGES = {
     "conversion": (
         "Conversion and training",
         "Han layers in an existing model, and what its optimizer should know.",
-        ["convert", "conversion.Conversion", "conversion.Row", "no_weight_decay", "param_groups_weight_decay"],
+        ["convert", "conversion.Conversion", "conversion.Row", "param_groups_weight_decay"],
     ),
     "models": ("Models", "The networks of the papers: `hanops.models`.", ["models"]),
     "metrics": (

@@ -4,12 +4,15 @@ torch.fx and TorchScript read the annotations, so they are no strings.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hanops.definition.checks import DTYPES
 from hanops.functional import han_stack
+
+_MARK = "_is_hf_initialized"  # of transformers, on modules and parameters that have their values
 
 
 class HanStack(nn.Module):
@@ -85,14 +88,33 @@ class HanStack(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws each u as a random unit vector and b uniformly from ±1/sqrt(features), as the authors' code does."""
-        if self.u.is_meta:
-            return
-        with torch.no_grad():
-            wide = torch.randn_like(self.u, dtype=torch.promote_types(self.u.dtype, torch.float32))
-            self.u.copy_(nn.functional.normalize(wide, dim=-1))
+        if not self.u.is_meta:
+            self._draw_u()
+            self._draw_b()
+            vars(self)[_MARK] = True  # transformers then leaves the stack as it is
+
+    @torch.no_grad()
+    def _draw_u(self) -> None:
+        wide = torch.randn_like(self.u, dtype=torch.promote_types(self.u.dtype, torch.float32))
+        self.u.copy_(nn.functional.normalize(wide, dim=-1))
+
+    @torch.no_grad()
+    def _draw_b(self) -> None:
         if self.b is not None:
             bound = 1 / math.sqrt(self.features)
-            nn.init.uniform_(self.b, -bound, bound)
+            self.b.uniform_(-bound, bound)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Draws what a checkpoint lacks, when `from_pretrained` of transformers marks the module as initialised.
+
+        It makes a model on the meta device, marks the parameters that it loads, makes the others of raw memory, calls
+        `_init_weights` with each module, which knows no Han layer, and marks the module.
+        """
+        super().__setattr__(name, value)
+        if name == _MARK and value:
+            for parameter, draw in ((self.u, self._draw_u), (self.b, self._draw_b)):
+                if parameter is not None and not parameter.is_meta and not getattr(parameter, _MARK, False):
+                    draw()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the stack's output, of the shape and dtype of x.

@@ -126,6 +126,25 @@ def test_meta_device():
     torch.nn.utils.skip_init(hanops.HanStack, 8, 2)
 
 
+def test_marks_of_transformers():
+    """The steps of its from_pretrained: what was not loaded is drawn, what was loaded or trained stays."""
+    for loaded in ("u", "b", "ub", ""):
+        stack = hanops.HanStack(8, 2, device="meta")
+        assert not getattr(stack, "_is_hf_initialized", False)
+        for name in "ub":
+            setattr(stack, name, nn.Parameter(torch.full((2, 8), 5.0 if name in loaded else math.nan)))
+            if name in loaded:
+                getattr(stack, name)._is_hf_initialized = True
+        stack._is_hf_initialized = True
+        torch.testing.assert_close(stack.u.norm(dim=-1), torch.full((2,), 5 * 8**0.5 if "u" in loaded else 1.0))
+        assert (stack.b == 5).all() if "b" in loaded else stack.b.abs().max() <= 8**-0.5
+    trained = hanops.HanStack(8, 2)
+    assert trained._is_hf_initialized  # initialize_weights passes it by
+    unbiased = hanops.HanStack(8, 2, bias=False, device="meta")
+    unbiased._is_hf_initialized = True
+    assert unbiased.u.is_meta
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

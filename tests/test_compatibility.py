@@ -21,6 +21,8 @@ def page() -> str:
         "",
         "Without a GPU, `cuda` runs in an emulator and `triton` in its interpreter. The backend is chosen inside the",
         "op, so no graph depends on it. Builds without native code pass the tests of `torch` too.",
+        "",
+        "[Other packages](clients.md) is about timm, transformers, lightning and others.",
     ]
     for module in (m.__name__ for m in MODULES):
         for group in dict.fromkeys(r.group for r in ROWS if r.module == module):

@@ -1,4 +1,4 @@
-"""Small random models for every client, and the table of docs/clients.md: `--table` writes what passed."""
+"""Small random models for every client, and the tables of docs/clients.md: `--table` writes what passed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +14,15 @@ from torch import Tensor, nn
 
 import hanops
 
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+from .steps import PAGE
+
 RESULTS: dict[tuple[str, str], set[str]] = {}  # by client and what was tried: outcomes of its tests, or why skipped
+KNOWN: list[str] = []  # rows of known models that were converted
 KEPT: list[torch.library.Library] = []  # a library undefines its ops when it is collected
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--table", action="store_true", help="write the table of docs/clients.md")
+    parser.addoption("--table", action="store_true", help="write the tables of docs/clients.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,12 +88,18 @@ def rows() -> list[str]:
     return lines
 
 
+def part(name: str, lines: list[str], text: str) -> str:
+    """Puts lines between the marks of a name."""
+    body = "\n".join(lines)
+    return re.sub(rf"(?s)(<!-- {name}: begin -->\n).*(<!-- {name}: end -->)", rf"\1{body}\n\2", text)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--table"):
         head = f"torch {torch.__version__}, Python {sys.version.split()[0]}, hanops {hanops.__version__}, on a CPU."
-        table = "\n".join([head, "", *rows()])
-        text = re.sub(r"(?s)(<!-- clients: begin -->\n).*(<!-- clients: end -->)", rf"\1{table}\n\2", PAGE.read_text())
-        PAGE.write_text(text)
+        text = part("clients", [head, "", *rows()], PAGE.read_text())
+        columns = ["| model | call | parameters | loss, ten steps |", "|---|---|---|---|"]
+        PAGE.write_text(part("models", [*columns, *KNOWN], text))
 
 
 # ---- models and data
@@ -121,3 +128,15 @@ def data() -> tuple[Tensor, Tensor]:
     """Points of four features in two classes, told apart by the sign of a product."""
     x = torch.randn(256, 4)
     return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+@pytest.fixture
+def known() -> Callable[[str, dict[str, object], hanops.conversion.Conversion, list[float]], None]:
+    """Makes a row of the table of known models."""
+
+    def add(name: str, options: dict[str, object], report: hanops.conversion.Conversion, losses: list[float]) -> None:
+        given = "".join(f", {key}={value!r}" for key, value in options.items()).replace("'", '"')
+        sizes = f"{report.before:,} → {report.after:,}"
+        KNOWN.append(f"| {name} | `hanops.convert(model{given})` | {sizes} | {losses[0]:.2f} → {losses[-1]:.2f} |")
+
+    return add

@@ -8,7 +8,7 @@ from torch import nn
 
 import hanops
 
-from .steps import learns, same
+from .steps import documented, learns, raw_memory_is_nan, same
 
 TIMM = {
     "mixer_s16_224": {"where": "blocks.*.fc?", "sandwich": 30},
@@ -18,23 +18,32 @@ TIMM = {
 }
 
 
+def says_what_helps(model):
+    """`convert` alone says in a few lines which Linears there are, and what to pass."""
+    with pytest.raises(ValueError, match='\nwhere="') as raised:
+        hanops.convert(model)
+    message = str(raised.value)
+    assert len(message) <= 900
+    assert len(message.splitlines()) <= 9
+    assert "sandwich=30" in message
+
+
 @pytest.mark.parametrize("name", TIMM)
 @pytest.mark.client(
     "timm", "mixer_s16, vit_tiny, mobilevit_xxs, resnet50 converted by one call each: train, save, load"
 )
-def test_timm(name, tmp_path):
+def test_timm(name, known, tmp_path):
     import timm
 
     size = {"img_size": 32} if name.startswith(("mixer", "vit")) else {}
     model = timm.create_model(name, num_classes=5, **size)
-    with pytest.raises(ValueError, match="where=") as raised:
-        hanops.convert(model)
-    assert len(str(raised.value).splitlines()) <= 10
+    says_what_helps(model)
     report = hanops.convert(model, **TIMM[name], verbose=False)
     assert any(row.converted for row in report.rows)
     x, labels = torch.randn(4, 3, 64 if not size else 32, 64 if not size else 32), torch.arange(4)
     fresh = copy.deepcopy(model)
-    learns(model, lambda: nn.functional.cross_entropy(model(x), labels), rate=1e-3)
+    losses = learns(model, lambda: nn.functional.cross_entropy(model(x), labels), rate=1e-3)
+    known(f"timm `{name}`", TIMM[name], report, losses)
     torch.save(model.state_dict(), tmp_path / "model.pt")
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     same(model, fresh, x)
@@ -95,44 +104,69 @@ def text(model):
     return {"input_ids": tokens, "labels": labels}
 
 
+def converting(build):
+    """A class that converts itself, so that from_pretrained makes the same modules."""
+
+    class Converted(type(build())):
+        def __init__(self, config):
+            super().__init__(config)
+            self.report = hanops.convert(self, **TRANSFORMERS[build], verbose=False)
+
+    return Converted
+
+
+def stacks(model):
+    return [module for module in model.modules() if isinstance(module, hanops.HanStack)]
+
+
 @pytest.mark.parametrize("build", TRANSFORMERS)
 @pytest.mark.client(
     "transformers", "BERT and Llama converted by one call each: train, save_pretrained, from_pretrained"
 )
-def test_transformers(build, tmp_path):
-    with pytest.raises(ValueError, match="where=") as raised:
-        hanops.convert(build())
-    assert len(str(raised.value).splitlines()) <= 10
-
-    class Converted(type(build())):
-        """A class that converts itself, so that from_pretrained makes the same modules; it also starts Han layers."""
-
-        def __init__(self, config):
-            super().__init__(config)
-            hanops.convert(self, **TRANSFORMERS[build], verbose=False)
-
-        def initialize_weights(self):
-            super().initialize_weights()
-            for module in self.modules():
-                if isinstance(module, hanops.HanStack) and not getattr(module.u, "_is_hf_initialized", False):
-                    module.reset_parameters()
-
-    model = Converted(build().config)
+def test_transformers(build, known, tmp_path):
+    says_what_helps(build())
+    model = converting(build)(build().config)
     batch = text(model)
-    learns(model, lambda: model(**batch).loss)
-    model.save_pretrained(tmp_path / "han")
-    other = Converted.from_pretrained(tmp_path / "han")
+    losses = learns(model, lambda: model(**batch).loss)
+    known(f"transformers {type(build()).__name__}, small", TRANSFORMERS[build], model.report, losses)
+    model.save_pretrained(tmp_path)
+    with raw_memory_is_nan():
+        other = converting(build).from_pretrained(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(other.eval()(**batch).logits, model.eval()(**batch).logits, rtol=0, atol=0)
 
+
+@pytest.mark.parametrize("build", TRANSFORMERS)
+@pytest.mark.client("transformers", "a dense checkpoint into a class that converts itself; trained Han layers stay")
+def test_from_a_dense_checkpoint(build, tmp_path):
     dense = build()
-    dense.save_pretrained(tmp_path / "dense")
-    started = Converted.from_pretrained(tmp_path / "dense")
-    stacks = [module for module in started.modules() if isinstance(module, hanops.HanStack)]
-    for stack in stacks:
+    dense.save_pretrained(tmp_path)
+    with raw_memory_is_nan():
+        model = converting(build).from_pretrained(tmp_path)
+    loaded = dict(dense.named_parameters())
+    common = [name for name, _ in model.named_parameters() if name in loaded]
+    assert len(common) > 10
+    assert all(torch.equal(model.get_parameter(name), loaded[name]) for name in common)
+    assert stacks(model)
+    for stack in stacks(model):
         torch.testing.assert_close(stack.u.norm(dim=-1), torch.ones(stack.depth))
         assert stack.b is None or stack.b.abs().max() <= stack.features**-0.5
-    learns(started, lambda: started(**batch).loss)
+    learns(model, lambda: model(**text(model)).loss)
+
+    trained = [stack.u.clone() for stack in stacks(model)]
+    model.init_weights()  # as any model does that holds this one
+    assert all(torch.equal(stack.u, u) for stack, u in zip(stacks(model), trained, strict=True))
+
+
+@pytest.mark.client("transformers", "the class of docs/clients.md")
+def test_documented_class(tmp_path):
+    from transformers import LlamaForCausalLM
+
+    llama().save_pretrained(tmp_path)
+    with raw_memory_is_nan():
+        model = documented("HanLlama", hanops=hanops, LlamaForCausalLM=LlamaForCausalLM).from_pretrained(tmp_path)
+    assert len(stacks(model)) == 2
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.client("peft", "LoRA beside Han layers: convert leaves its layers, trains, merges, saves and loads")
@@ -160,3 +194,24 @@ def test_peft(tmp_path):
         expected = model.eval()(**batch).logits
         torch.testing.assert_close(other.eval()(**batch).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model.merge_and_unload()(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.client("torchvision", "ops.MLP and vgg11, which convert alone: train, save, load; its compiled ops are not run")
+@pytest.mark.parametrize("name", ["mlp", "vgg11"])
+def test_torchvision(name, tmp_path):
+    import torchvision
+
+    if name == "mlp":
+        model, x = torchvision.ops.MLP(12, [16, 16, 16, 5], dropout=0.1, inplace=True), torch.randn(8, 12)
+    else:
+        model, x = torchvision.models.vgg11(num_classes=5), torch.randn(4, 3, 32, 32)
+        model.classifier[0] = nn.Linear(512 * 7 * 7, 64)
+        model.classifier[3] = nn.Linear(64, 64)
+        model.classifier[6] = nn.Linear(64, 5)
+    report = hanops.convert(model, verbose=False)
+    assert any(row.converted for row in report.rows)
+    fresh, labels = copy.deepcopy(model), torch.arange(len(x)) % 5
+    learns(model, lambda: nn.functional.cross_entropy(model(x), labels), rate=1e-3)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    same(model, fresh, x)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
 import hanops
 
-from .steps import learns, loss_of, same, saved_and_loaded
+from .steps import documented, learns, loss_of, same, saved_and_loaded
 
 
 @pytest.mark.client("lightning", "Trainer.fit with two accumulated batches, checkpoint loaded")
@@ -107,32 +108,61 @@ def test_safetensors(make, data, tmp_path):
     same(model, other, data[0])
 
 
+class Model(nn.Module):
+    """What Trainer takes: it returns its loss."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, labels=None):
+        logits = self.net(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def training_arguments(folder, **options):
+    from transformers import TrainingArguments
+
+    quiet = {"report_to": [], "use_cpu": True, "disable_tqdm": True}
+    return TrainingArguments(folder, per_device_train_batch_size=32, **quiet, **options)
+
+
 @pytest.mark.client("transformers", "Trainer with a model of its own, saved and loaded")
 def test_trainer(make, data, tmp_path):
-    from transformers import Trainer, TrainingArguments
+    from safetensors.torch import load_file
+    from transformers import Trainer
 
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = make()
-
-        def forward(self, x, labels=None):
-            logits = self.net(x)
-            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-    model = Model()
+    model = Model(make())
     before = loss_of(model.net, data)
     rows = [{"x": x, "labels": label} for x, label in zip(*data, strict=True)]
-    arguments = TrainingArguments(
-        tmp_path, num_train_epochs=5, per_device_train_batch_size=32, report_to=[], use_cpu=True, disable_tqdm=True
-    )
     optimizer = torch.optim.AdamW(hanops.param_groups_weight_decay(model, 0.01), lr=1e-2)
+    arguments = training_arguments(tmp_path, num_train_epochs=5)
     trainer = Trainer(model, arguments, train_dataset=rows, optimizers=(optimizer, None))
     trainer.train()
     assert loss_of(model.net, data) < before
     trainer.save_model(tmp_path / "saved")
-    from safetensors.torch import load_file
-
-    other = Model()
+    other = Model(make())
     other.load_state_dict(load_file(tmp_path / "saved" / "model.safetensors"))
     same(model.net, other.net, data[0])
+
+
+@pytest.mark.client("transformers", "weight decay: Trainer's groups, and those of docs/clients.md without Han layers")
+def test_trainer_weight_decay(make, tmp_path):
+    from transformers import Trainer
+
+    def decayed(trainer):
+        groups = trainer.create_optimizer().param_groups
+        ids = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+        return {name for name, p in model.named_parameters() if id(p) in ids}
+
+    model = Model(make())
+    dense = {f"net.{name}.weight" for name, module in model.net.named_children() if type(module) is nn.Linear}
+    (name,) = (name for name, module in model.net.named_children() if isinstance(module, hanops.HanStack))
+    parametrizations.weight_norm(model.net.get_submodule(name), "u")
+    originals = {f"net.{name}.parametrizations.u.original{part}" for part in (0, 1)}
+    arguments = training_arguments(tmp_path, weight_decay=0.1)
+    assert decayed(Trainer(model, arguments)) == {*dense, *originals, f"net.{name}.b"}
+    assert decayed(documented("HanTrainer", hanops=hanops, Trainer=Trainer)(model, arguments)) == dense
+    optimizer = torch.optim.AdamW(hanops.param_groups_weight_decay(model, 0.1))
+    assert decayed(Trainer(model, arguments, optimizers=(optimizer, None))) == dense

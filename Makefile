@@ -8,7 +8,7 @@ native = $(shell find $(1) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name
 given = $(foreach name,$(1),$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-) "$($(name))"))
 
 .PHONY: help build bench results report bench-compare gpu gpu-first gpu-second gpu-ship kernels cuda-check \
-	test test-all sanitize guard fuzz paper paper-full docs lint format sdist clean
+	test test-all sanitize guard fuzz paper paper-full clients docs lint format sdist clean
 
 help:  ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -65,14 +65,16 @@ paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and
 	@$(PY) -m examples.paper $(call given,DATA)
 paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
 	@$(PY) -m examples.paper --full $(call given,DATA)
-CLIENTS := build/clients
-.PHONY: clients
-clients: build  ## train, save and ship a HanStack with timm, transformers, ... in a venv of their own; writes docs/clients.md
-	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
-	@$(CLIENTS)/bin/pip install --quiet -c constraints.txt setuptools
-	@HANOPS_NO_NATIVE=1 $(CLIENTS)/bin/pip install --quiet --no-build-isolation -c constraints.txt -e '.[test,clients]'
-	@HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest tests/clients -q --table
+
+CLIENTS := build/clients/bin/python
+INTO_CLIENTS = $(CLIENTS) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+build/clients/.packages: constraints.txt pyproject.toml
+	@echo "==> torch and the packages of the extra clients, into build/clients"
+	@test -x $(CLIENTS) || $(PYTHON) -m venv build/clients
+	@$(INTO_CLIENTS) $$(grep '^torch==' $<) && $(INTO_CLIENTS) setuptools
+	@HANOPS_NO_NATIVE=1 $(INTO_CLIENTS) --no-build-isolation -e '.[test,clients]' && touch $@
+clients: build build/clients/.packages  ## a HanStack in timm, transformers, ... in a venv of theirs; writes docs/clients.md
+	@HF_HUB_OFFLINE=1 $(CLIENTS) -m pytest tests/clients -q --table
 
 docs: build  ## the site, to build/site/index.html; writes the generated pages and figures anew
 	@$(PY) -m docs.tools

@@ -196,7 +196,7 @@ def test_peft(tmp_path):
         torch.testing.assert_close(model.merge_and_unload()(**batch).logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.client("torchvision", "ops.MLP and vgg11, which convert alone: train, save, load; its compiled ops are not run")
+@pytest.mark.client("torchvision", "ops.MLP and vgg11 convert alone: train, save, load; its compiled ops are not run")
 @pytest.mark.parametrize("name", ["mlp", "vgg11"])
 def test_torchvision(name, tmp_path):
     import torchvision

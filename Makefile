@@ -73,7 +73,7 @@ build/clients/.packages: constraints.txt pyproject.toml
 	@test -x $(CLIENTS) || $(PYTHON) -m venv build/clients
 	@$(INTO_CLIENTS) $$(grep '^torch==' $<) && $(INTO_CLIENTS) setuptools
 	@HANOPS_NO_NATIVE=1 $(INTO_CLIENTS) --no-build-isolation -e '.[test,clients]' && touch $@
-clients: build build/clients/.packages  ## a HanStack in timm, transformers, ... in a venv of theirs; writes docs/clients.md
+clients: build build/clients/.packages  ## a HanStack in timm, transformers ...; writes docs/clients.md
 	@HF_HUB_OFFLINE=1 $(CLIENTS) -m pytest tests/clients -q --table
 
 docs: build  ## the site, to build/site/index.html; writes the generated pages and figures anew

@@ -151,7 +151,8 @@ def test_from_a_dense_checkpoint(build, tmp_path):
     for stack in stacks(model):
         torch.testing.assert_close(stack.u.norm(dim=-1), torch.ones(stack.depth))
         assert stack.b is None or stack.b.abs().max() <= stack.features**-0.5
-    learns(model, lambda: model(**text(model)).loss)
+    batch = text(model)
+    learns(model, lambda: model(**batch).loss)
 
     trained = [stack.u.clone() for stack in stacks(model)]
     model.init_weights()  # as any model does that holds this one
@@ -202,7 +203,7 @@ def test_torchvision(name, tmp_path):
     import torchvision
 
     if name == "mlp":
-        model, x = torchvision.ops.MLP(12, [16, 16, 16, 5], dropout=0.1, inplace=True), torch.randn(8, 12)
+        model, x = torchvision.ops.MLP(12, [16, 16, 16, 5], dropout=0.1), torch.randn(8, 12)
     else:
         model, x = torchvision.models.vgg11(num_classes=5), torch.randn(4, 3, 32, 32)
         model.classifier[0] = nn.Linear(512 * 7 * 7, 64)

@@ -82,28 +82,57 @@ const auto& differentiable_backward_op() {
   return op;
 }
 
+}  // namespace
+
+// What the node of HanStack runs. Compiled autograd calls it on fakes too, and writes it into its graphs under the name
+// of this type. No saved tensor may be undefined there: what is not kept is left out.
+struct HanStackBackward {
+  static constexpr bool is_traceable = true;
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    if (!grads[0].defined()) return variable_list(6);
+    const auto saved = ctx->get_saved_variables();
+    const auto first = saved[0].scalar_type() == at::kByte ? saved.begin() : saved.begin() + 1;  // signs, or y before
+    const Tensor &signs = first[0], &u = first[1];
+    const auto y = first == saved.begin() ? std::nullopt : OptionalTensor(saved[0]);
+    const auto b = saved.end() - first < 3 ? std::nullopt : OptionalTensor(first[2]);
+    const bool final_abs = signs.sym_size(-2) == u.sym_size(-2);
+    const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b && ctx->needs_input_grad(2)};
+    auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs, needs, true, -1);
+    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}};
+  }
+};
+
+namespace {
+
 struct HanStack : Function<HanStack> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
                         bool abs, int64_t dim) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, signs] = forward_op().call(x, u, b, final_abs, 1, abs, dim);
-    // y serves to rebuild the activations, which only du asks for.
     ctx->set_materialize_grads(false);
-    ctx->save_for_backward({u.requires_grad() ? y : Tensor(), signs, u, b ? *b : Tensor()});
+    variable_list saved;
+    saved.reserve(4);
+    if (u.requires_grad()) saved.push_back(y);  // to rebuild the activations, which only du asks for
+    saved.push_back(signs);
+    saved.push_back(u);
+    if (b) saved.push_back(*b);
+    ctx->save_for_backward(std::move(saved));
     return y;
   }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(6);
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &y = saved[0], &signs = saved[1], &u = saved[2], &b = saved[3];
-    const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
-    const bool final_abs = signs.sym_size(-2) == u.sym_size(-2);
-    const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b.defined() && ctx->needs_input_grad(2)};
-    auto [dx, du, db] = backward_op().call(grads[0], given(y), signs, u, given(b), final_abs, needs, true, -1);
-    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}};
-  }
 };
+
+}  // namespace
+}  // namespace hanops
+
+// Profilers, anomaly mode and a printed tensor show the node by this name; torch's own is the demangled type.
+template <>
+struct torch::autograd::CppNode<hanops::HanStack> : CppNode<hanops::HanStackBackward> {
+  std::string name() const override { return "HanStackBackward"; }
+};
+
+namespace hanops {
+namespace {
 
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
                           int64_t dim) {
@@ -201,7 +230,8 @@ std::tuple<Tensor, Tensor, Tensor> checked_backward(c10::DispatchKeySet keys, co
   return backward_op_of(backend).redispatch(keys & kDevices, dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
-// Every op for nested tensors, which come here even where nothing else of torch is asked: names the one that is nested.
+// Every op but han_stack (hanops/ops/nested.py) for nested tensors, which come here even where nothing else of torch is
+// asked: names the one that is nested.
 void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& arguments = op.schema().arguments();
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -279,7 +309,6 @@ TORCH_LIBRARY_IMPL(hanops, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(hanops, CompositeImplicitAutogradNestedTensor, m) {
-  m.impl("han_stack", torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());
   for (const char* suffix : {"", "_cuda", "_triton", "_torch", "_differentiable"}) {
     for (const char* op : {"han_stack_forward", "han_stack_backward"}) {
       m.impl(c10::str(op, suffix).c_str(), torch::CppFunction::makeFromBoxedFunction<&refuse_nested>());

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from hanops import ops  # noqa: F401  registers the op
+from hanops.ops.when_imported import when_imported
 
 _op = torch.ops.hanops.han_stack.default
 _OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")
@@ -109,3 +110,12 @@ def _scripted_layer(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bo
 # What TorchScript compiles in their place: its language has no `try`, and no defaults of keyword-only arguments.
 han_stack.__prepare_scriptable__ = lambda: _scripted_stack  # type: ignore[attr-defined]
 han_layer.__prepare_scriptable__ = lambda: _scripted_layer  # type: ignore[attr-defined]
+
+
+def _take_expanded_weights(_: object) -> None:
+    from hanops.ops import per_sample
+
+    per_sample.implement(han_stack)
+
+
+when_imported("torch.nn.utils._expanded_weights", _take_expanded_weights)

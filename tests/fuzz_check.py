@@ -156,8 +156,31 @@ def _check(case: FuzzCase) -> Outcome:
         faults = misfits("x", x, u, b)
         stack = lambda x, u, b, final_abs: hanops.han_stack(x, u, b, final_abs=final_abs)  # noqa: E731
         call = partial(hanops.han_stack, x, u, b, final_abs=case.final_abs)
+    if is_jagged(x):
+        return _check_jagged(x, partial(call.func, u=u, b=b, final_abs=case.final_abs), jagged_faults(case, x, u, b))
     settled, y = judge(call, faults, [] if faults else [list(x.shape), signs_like(x, u, True), list(u.shape)])
     return settled or compared(case, stack, y, x, u, b)
+
+
+def is_jagged(t: Tensor | None) -> bool:
+    """Tells whether a tensor is nested, in the layout `torch.jagged`."""
+    return t is not None and t.is_nested and t.layout == torch.jagged
+
+
+def jagged_faults(case: FuzzCase, x: Tensor, u: Tensor | None, b: Tensor | None) -> set[str]:
+    """Returns the arguments at fault where x is jagged: as of its rows, which must have one width and no groups."""
+    rows = torch.stack(x.unbind())
+    faults = _misfits_of_layer(rows, u, b) if case.call == "layer" else misfits("x", rows, u, b)
+    return faults | ({"x"} if x.dim() == 2 or (u is not None and u.dim() == 3) else set())
+
+
+def _check_jagged(x: Tensor, call: Callable[[Tensor], Tensor], faults: set[str]) -> Outcome:
+    rows = torch.stack(x.unbind())
+    settled, y = judge(lambda: call(x), faults, [] if faults else [list(rows.shape)])
+    if not settled:
+        assert is_jagged(y)
+        assert_same(torch.stack(y.unbind()), call(rows), exactly=False)
+    return settled or Outcome("right")
 
 
 def _misfits_of_layer(x: Tensor | None, u: Tensor | None, b: Tensor | None) -> set[str]:
@@ -183,6 +206,8 @@ def _check_module(case: FuzzCase) -> Outcome:
     if settled:
         return settled
     x = make(case.x, case.seed)
+    if is_jagged(x) and dim == -1:
+        return _check_jagged(x, module, jagged_faults(case, x, module.u, module.b))
     faults, moved = {"x"}, x
     if x is not None and is_plain(x) and -x.dim() <= dim < x.dim() and not (groups and dim % x.dim() == 0):
         moved = x.movedim(dim, -1)

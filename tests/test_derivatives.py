@@ -100,6 +100,19 @@ def test_jacobians(backend, device):
     against_truth(lambda s: hessian(loss_of(s), 1)(x, u, b))
 
 
+@row("Derivatives", "forward mode in a dual level that was entered from C, as the graphs of `torch.compile` do")
+def test_dual_level_entered_from_c(backend, device):
+    x, u, b = stacks(device)
+    v = stacks(device)
+    level = torch._C._enter_dual_level()
+    try:
+        duals = [torch._VF._make_dual(t, tangent, level=level) for t, tangent in zip((x, u, b), v, strict=True)]
+        got = torch._VF._unpack_dual(hanops.han_stack(*duals), level=level)
+    finally:
+        torch._C._exit_dual_level(level=level)
+    close(list(got), jvp(reference.han_stack, (x, u, b), tuple(v)), 1e-10)
+
+
 @row("Transforms", "`vmap` over x: one call, the axis joins the rows")
 def test_vmap_over_x(backend, device):
     x, u, b = stacks(device)
@@ -153,6 +166,40 @@ def test_per_sample_gradients(backend, device):
     backwards = [shapes for name, shapes in recorder.han() if name == "han_stack_backward"]
     assert [shapes[0] for shapes in backwards] == [(5, 8)]
     assert (5, 3, 8) in backwards[0]
+
+
+@row("Transforms", "per-sample gradients by ExpandedWeights (`call_for_per_sample_grads`), in one call too")
+def test_expanded_weights(backend, device):
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    def check(model: hanops.HanStack, x: Tensor) -> None:
+        wide = truth_of(model)
+        parameters = {name: p.detach() for name, p in wide.named_parameters()}
+        weights = torch.arange(model.features, device=device)
+
+        def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+            return (functional_call(wide, parameters, (row,)).square() * weights).sum()
+
+        wanted = vmap(grad(loss, (0, 1)), (None, 0))(parameters, x.double())
+        for reduction, factor in (("sum", 1), ("mean", len(x))):
+            model.zero_grad()
+            leaf = x.clone().requires_grad_()
+            y = call_for_per_sample_grads(model, loss_reduction=reduction)(leaf)
+            with Recorder() as recorder:
+                (y.square() * weights).sum().backward()
+            assert [name for name, _ in recorder.han()] == ["han_stack_backward"]
+            got = {name: p.grad_sample / factor for name, p in model.named_parameters()}
+            close((got, leaf.grad), wanted)
+            for p in model.parameters():
+                p.grad_sample = None
+
+    check(hanops.HanStack(8, 3, device=device), torch.randn(5, 8, device=device))
+    check(hanops.HanStack(8, 3, bias=False, final_abs=False, device=device), torch.randn(5, 2, 8, device=device))
+    grouped = hanops.HanStack(8, 3, groups=2, device=device)
+    with pytest.raises(ValueError, match=r"u must have no groups .* use torch.func.vmap\(torch.func.grad"):
+        call_for_per_sample_grads(grouped)(torch.randn(2, 5, 8, device=device))
+    with pytest.raises(ValueError, match=r"x must have an axis of samples before its features, got shape \[8\]"):
+        call_for_per_sample_grads(hanops.HanStack(8, 3, device=device))(torch.randn(8, device=device))
 
 
 @row("Transforms", "`functional_call`, and ensembles by `stack_module_state`")

@@ -14,7 +14,7 @@ import hanops
 from hanops.definition import reference
 
 from . import emulation
-from .compatibility import close, gradients, network, row, truth_of
+from .compatibility import Recorder, close, gradients, network, row, truth_of
 
 pytestmark = pytest.mark.usefixtures("undisturbed_compiler")
 
@@ -257,3 +257,52 @@ def test_inference(backend, device):
     with torch.no_grad():
         close(model(x), wanted)
     close(model.requires_grad_(False)(x), wanted)
+
+
+@row("Life of a module", "profilers, anomaly mode and printed tensors name its backward `HanStackBackward`")
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+def test_name_of_the_backward(backend, device):
+    model = hanops.HanStack(8, 3, device=device)
+    y = model(torch.randn(5, 8, device=device))
+    assert y.grad_fn.name() == "HanStackBackward"
+    assert "grad_fn=<HanStackBackward>" in repr(y)
+    with torch.profiler.profile() as profile:
+        y.sum().backward()
+    names = {event.name for event in profile.events()}
+    assert "autograd::engine::evaluate_function: HanStackBackward" in names
+    with torch.autograd.detect_anomaly(), pytest.raises(RuntimeError, match="Function 'HanStackBackward' returned nan"):
+        model(torch.full((5, 8), torch.nan, device=device)).sum().backward()
+
+
+@row("Life of a module", "jagged nested tensors: their values in one call, with the same offsets")
+def test_jagged(backend, device):
+    rows = [torch.randn(n, 2, 8, device=device) for n in (3, 1, 4)]
+    model = hanops.HanStack(8, 3, device=device)
+    wide = truth_of(model)
+
+    def check(function, x: Tensor, parts: list[Tensor]) -> None:
+        leaf = x.detach().requires_grad_()
+        y = function(leaf)
+        assert y.layout == torch.jagged
+        assert (y + leaf).shape == x.shape  # of the same ragged size
+        got = torch.autograd.grad(y.values().square().sum(), [leaf, *model.parameters()])
+        close([*y.unbind(), *got[0].unbind(), *got[1:]], truth(parts))
+
+    def truth(parts: list[Tensor]) -> list[Tensor]:
+        leaves = [t.double().requires_grad_() for t in parts]
+        ys = [wide(t) for t in leaves]
+        loss = torch.stack([y.square().sum() for y in ys]).sum()
+        return [*ys, *torch.autograd.grad(loss, [*leaves, *wide.parameters()])]
+
+    x = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    with Recorder() as recorder:
+        model(x)
+    assert [name for name, _ in recorder.han()] == ["han_stack_forward"]
+    check(model, x, rows)
+    check(model, x.transpose(1, 2), [t.transpose(0, 1) for t in rows])
+    check(torch.compile(model, fullgraph=True, backend="aot_eager"), x, rows)
+    wanted = truth(rows)[:3]
+    with torch.inference_mode():
+        close(list(model(x).unbind()), wanted)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16

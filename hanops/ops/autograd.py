@@ -21,7 +21,14 @@ from hanops.definition.checks import check_backward, check_forward
 
 
 def _has_tangent(*tensors: Tensor | None) -> bool:
-    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    # Level 0 is the only one. forward_ad.unpack_dual sees none where it was entered from C, as in compiled graphs.
+    return any(
+        t is not None
+        and t.layout == torch.strided
+        and not t.is_nested
+        and torch._VF._unpack_dual(t, level=0)[1] is not None
+        for t in tensors
+    )
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
@@ -44,17 +51,29 @@ def _below(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
-# Single-level: dispatched ops meet the transforms one by one, so a Function here only sees the innermost.
+class _Derived(_SingleLevelFunction):
+    """Is single-level: dispatched ops meet the transforms one by one, so a Function here only sees the innermost."""
 
-
-class _Forward(_SingleLevelFunction):
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+    def _compiled_autograd_key(ctx: Any) -> tuple[int, ...]:
+        """Returns what compiled autograd tells nodes apart by, beside their tensors. Only `Function` comes with one."""
+        return (ctx._autograd_function_id, *map(int, ctx.flags))
+
+
+# Nodes are named after the classes: HanStackBackward, as that of C++, and HanStackBackwardBackward.
+
+
+class HanStack(_Derived):
+    """Is `han_stack_forward` with its derivative."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: D102
         return _below(torch.ops.hanops.han_stack_forward, *args)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, u, b, ctx.final_abs, *_ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: D102
+        _, u, b, final_abs, *_ = inputs
+        ctx.flags = (final_abs,)
         y, signs = output
         rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
         ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None)
@@ -62,30 +81,35 @@ class _Forward(_SingleLevelFunction):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # noqa: D102
         if dy is None:
             return (None,) * 7
         y, signs, u, b = ctx.saved_tensors
+        (final_abs,) = ctx.flags
         needs = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, ctx.final_abs, needs)
+        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, final_abs, needs)
         return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *(None,) * 4)
 
 
-class _Backward(_SingleLevelFunction):
+class HanStackBackward(_Derived):
+    """Is `han_stack_backward` with its derivative."""
+
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
         return _below(torch.ops.hanops.han_stack_backward, *args)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.final_abs, ctx.needs, _, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: D102
+        *tensors, final_abs, needs, _, _ = inputs
+        ctx.flags = (final_abs, *needs)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:
-        v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, ctx.needs, strict=True))
-        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=ctx.final_abs)
+    def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
+        final_abs, *needs = ctx.flags
+        v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, needs, strict=True))
+        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=final_abs)
         grads = (dy, y, None, u, b, *(None,) * 4)
         return tuple(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=True))
 
@@ -98,7 +122,7 @@ def han_stack_forward(
         check_forward(x, u, b, final_abs, save, abs, dim)
         return plain_torch.forward(x, u, b, final_abs, 1)
     with enable_single_level_autograd_function():
-        y, signs = _Forward.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
+        y, signs = HanStack.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
 
 
@@ -118,7 +142,7 @@ def han_stack_backward(
         check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
         return plain_torch.backward(dy, y, signs, u, b, final_abs, needs)
     with enable_single_level_autograd_function():
-        return _Backward.apply(  # type: ignore[attr-defined]
+        return HanStackBackward.apply(  # type: ignore[attr-defined]
             dy, y, signs, u, b, final_abs, needs, abs, dim
         )
 

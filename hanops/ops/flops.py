@@ -8,18 +8,13 @@ those of a Linear and its ReLU are not.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
 from math import prod
-from types import ModuleType
 from typing import Any
 
 import torch
 
-_COUNTER = "torch.utils.flop_counter"
+from hanops.ops.when_imported import when_imported
 
 
 def forward_flops(x: Sequence[int], u: Sequence[int], *args: Any, **kwargs: Any) -> int:
@@ -48,29 +43,6 @@ def _add_to(counter: Any) -> None:
         counter.register_flop_formula(getattr(torch.ops.hanops, name))(formula)
 
 
-class _WhenImported(importlib.abc.MetaPathFinder):
-    """Adds the formulas when torch's counter is imported: it imports Triton, which takes longer than all of hanops."""
-
-    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_add(module: ModuleType) -> None:
-            execute(module)
-            _add_to(module)
-
-        spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
-        return spec
-
-
 def register() -> None:
-    """Adds the formulas to torch's FlopCounterMode, at once or when it is imported."""
-    if _COUNTER in sys.modules:
-        _add_to(sys.modules[_COUNTER])
-    else:
-        sys.meta_path.insert(0, _WhenImported())
+    """Adds the formulas to torch's FlopCounterMode, at once or when it is imported: it imports Triton."""
+    when_imported("torch.utils.flop_counter", _add_to)

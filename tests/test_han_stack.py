@@ -163,10 +163,12 @@ def test_instruction_sets(instruction_set):
     tests = ("widths", "rows", "narrow", "shallow", "grouped", "needs", "strides", "sign_bit_layout", "bad_rows")
     selected = f"(cpu and ({' or '.join('test_' + name for name in tests)})) or test_sign_bit_layout"
     files = sorted(str(file) for file in Path(__file__).parent.glob("test_han_stack*.py"))
-    script = (
-        "import sys, pytest; from hanops.backends.native import native;"
+    script = (  # the hanops of this process, which pytest is to import
+        f"import sys; sys.path[0] = {str(Path(hanops.__file__).parent.parent)!r};"
+        f"import pytest; status = pytest.main([*{files!r}, '-q', '-x', '-p', 'no:cacheprovider', '-k', {selected!r}]);"
+        "from hanops.backends.native import native;"
         f"assert native.build_info()['instruction_set'] == {instruction_set!r};"
-        f"sys.exit(pytest.main([*{files!r}, '-q', '-x', '-p', 'no:cacheprovider', '-k', {selected!r}]))"
+        "sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from hanops import _torch
+
 # What may hand on its input, or a view of it, so that what comes next changes it too.
-_HANDING_ON = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+_HANDING_ON = (nn.Identity, nn.Flatten, nn.Unflatten, _torch.Dropout)
 
 
 def copy_after(model: nn.Module, names: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from hanops import _torch
 from hanops._in_place import copy_after, is_plain
 from hanops.definition.checks import DTYPES
 from hanops.models.layers import Abs, GroupSort
@@ -301,7 +302,7 @@ def _obstacle(layer: _Dense, holders: dict[int, list[str]]) -> str | None:
         return f"its weight is a {type(module.weight).__name__}"
     if module.weight.dtype not in DTYPES:
         return f"dtype {module.weight.dtype}"
-    if _has_hooks(module) or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.parameters()):
+    if _has_hooks(module) or any(_torch.has_hooks(p) for p in module.parameters()):
         return "has hooks, or a forward of its own"
     if module.in_features == 0 or module.out_features == 0:
         return "no features"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from hanops import ops  # noqa: F401  registers the op
+from hanops import _torch, ops  # noqa: F401  the latter registers the op
 from hanops.ops.when_imported import when_imported
 
 _op = torch.ops.hanops.han_stack.default
@@ -118,4 +118,4 @@ def _take_expanded_weights(_: object) -> None:
     per_sample.implement(han_stack)
 
 
-when_imported("torch.nn.utils._expanded_weights", _take_expanded_weights)
+when_imported(_torch.EXPANDED_WEIGHTS, _take_expanded_weights)

@@ -15,12 +15,13 @@ PACKAGE = Path(hanops.__file__).parent
 ROOT = Path(__file__).parent.parent
 ARROWS = {
     "definition": "",
-    "backends": "definition _C",
-    "ops": "backends definition",
-    "functional": "ops",
+    "backends": "definition _torch _C",
+    "ops": "backends definition _torch",
+    "functional": "ops _torch",
     "modules": "functional definition",
     "models": "modules definition",
-    "conversion": "modules models selection _in_place definition",
+    "_in_place": "_torch",
+    "conversion": "modules models selection _in_place definition _torch",
     "optim": "modules selection",
     "metrics": "modules models",
     "distributed": "modules ops backends definition",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hanops import _torch
 from hanops.backends.native import native
 from hanops.definition.checks import DTYPES, check_stack
 
@@ -72,7 +73,7 @@ def _has_cuda(device_type: str) -> bool:
     """Tells whether the CUDA kernels run on a device: on the CPU where a test has loaded their emulator."""
     key = {"cuda": "CUDA", "cpu": "CPU"}.get(device_type)
     op = "hanops::han_stack_forward_cuda"
-    return native is not None and key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+    return native is not None and key is not None and _torch.has_kernel(op, key)
 
 
 def missing(name: str) -> str | None:

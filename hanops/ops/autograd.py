@@ -10,54 +10,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from hanops import _torch
 from hanops.backends import plain_torch
 from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, stacked
 from hanops.definition import reference
 from hanops.definition.checks import check_backward, check_forward
 
 
-def _has_tangent(*tensors: Tensor | None) -> bool:
-    # Level 0 is the only one. forward_ad.unpack_dual sees none where it was entered from C, as in compiled graphs.
-    return any(
-        t is not None
-        and t.layout == torch.strided
-        and not t.is_nested
-        and torch._VF._unpack_dual(t, level=0)[1] is not None
-        for t in tensors
-    )
-
-
 def is_differentiated(*tensors: Tensor | None) -> bool:
     """Tells whether autograd records a call on these tensors, or forward mode derives it."""
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return recorded or _has_tangent(*tensors)
-
-
-_VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+    return recorded or _torch.has_tangent(*tensors)
 
 
 def _below(op: Any, *args: Any) -> Any:
     """Calls op below autograd, where the next transform outward, if there is one, derives it in turn."""
-    with (
-        torch.enable_grad(),
-        forward_ad._set_fwd_grad_enabled(True),
-        torch._C._AutoDispatchBelowAutograd(),
-        torch._C._ExcludeDispatchKeyGuard(_VIEWS),
-    ):
+    with _torch.next_transform():
         return op(*args)
 
 
-class _Derived(_SingleLevelFunction):
+class _Derived(_torch.SingleLevelFunction):
     """Is single-level: dispatched ops meet the transforms one by one, so a Function here only sees the innermost."""
 
     @staticmethod
     def _compiled_autograd_key(ctx: Any) -> tuple[int, ...]:
         """Returns what compiled autograd tells nodes apart by, beside their tensors. Only `Function` comes with one."""
-        return (ctx._autograd_function_id, *map(int, ctx.flags))
+        return (_torch.compiled_autograd_id(ctx), *map(int, ctx.flags))
 
 
 # Nodes are named after the classes: HanStackBackward, as that of C++, and HanStackBackwardBackward.
@@ -118,10 +97,10 @@ def han_stack_forward(
     x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
 ) -> tuple[Tensor, Tensor]:
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
-    if _has_tangent(x, u, b):  # below, the op itself checks its arguments
+    if _torch.has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_forward(x, u, b, final_abs, save, abs, dim)
         return plain_torch.forward(x, u, b, final_abs, 1)
-    with enable_single_level_autograd_function():
+    with _torch.enable_single_level_autograd_function():
         y, signs = HanStack.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
 
@@ -138,10 +117,10 @@ def han_stack_backward(
     dim: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
-    if _has_tangent(dy, y, u, b):
+    if _torch.has_tangent(dy, y, u, b):
         check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
         return plain_torch.backward(dy, y, signs, u, b, final_abs, needs)
-    with enable_single_level_autograd_function():
+    with _torch.enable_single_level_autograd_function():
         return HanStackBackward.apply(  # type: ignore[attr-defined]
             dy, y, signs, u, b, final_abs, needs, abs, dim
         )

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hanops import _torch
 from hanops.backends.plain_torch import backward, forward
 from hanops.definition.checks import check_stack
 from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
 
 
-def decompositions() -> dict[torch._ops.OpOverload, Callable[..., object]]:
+def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
     """Returns the decompositions of hanops' ops to core ATen, for graphs that are to run where hanops is not installed.
 
     >>> import torch, hanops
@@ -45,5 +46,5 @@ def register() -> None:
     metas: dict[str, Callable[..., object]]
     metas = {"han_stack": fakes.stack, "han_stack_forward": fakes.forward, "han_stack_backward": fakes.backward}
     for op, run in decompositions().items():
-        torch._decomp.register_decomposition(op)(run)
-        torch._decomp.register_decomposition(op, type="meta")(metas[op.overloadpacket.__name__])
+        _torch.register_decomposition(op)(run)
+        _torch.register_decomposition(op, type="meta")(metas[op.overloadpacket.__name__])

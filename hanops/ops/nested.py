@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hanops import _torch
 from hanops.definition.checks import check_dim, check_strided
 from hanops.ops.registration import library
 
@@ -26,7 +27,7 @@ def _check(x: Tensor | None, u: Tensor, b: Tensor | None, dim: int) -> None:
     if u.dim() == 3:
         raise ValueError("han_stack: x must be a strided tensor where u has groups, got a jagged one")
     check_dim("x", x.dim(), dim)
-    if torch.ops.aten._nested_get_ragged_idx(x) == x.dim() - 1:
+    if _torch.jagged_axis(x) == x.dim() - 1:
         raise ValueError("han_stack: the last axis of x must be of one length, got the jagged axis")
 
 
@@ -35,17 +36,7 @@ def han_stack(
 ) -> Tensor:
     """Is the op where an argument is nested, which x may be in the layout `torch.jagged`, before its features."""
     _check(x, u, b, dim)
-    aten = torch.ops.aten
-    y = torch.ops.hanops.han_stack(aten._nested_get_values(x), u, b, final_abs, abs)
-    return aten._nested_view_from_jagged(
-        y,
-        aten._nested_get_offsets(x),
-        aten._nested_get_jagged_dummy(x),
-        aten._nested_get_lengths(x),
-        aten._nested_get_ragged_idx(x),
-        aten._nested_get_min_seqlen(x),
-        aten._nested_get_max_seqlen(x),
-    )
+    return _torch.jagged_like(x, torch.ops.hanops.han_stack(_torch.jagged_values(x), u, b, final_abs, abs))
 
 
 def register() -> None:

@@ -6,13 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight, implements_per_sample_grads
-from torch.nn.utils._expanded_weights.expanded_weights_utils import (
-    forward_helper,
-    set_grad_sample_if_exists,
-    standard_kwargs,
-    unpack_expanded_weight_or_tensor,
-)
+
+from hanops import _torch
+
+weights, tools = _torch.expanded_weights()
 
 
 def _arguments(
@@ -42,11 +39,11 @@ class HanStackPerSampleGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, names: tuple[str, ...], _: Any, *given: Any) -> Tensor:
         """Returns y; `given` are the arguments of the op, the last ones by these names."""
-        args, kwargs = standard_kwargs(names, given)
+        args, kwargs = tools.standard_kwargs(names, given)
         x, u, b, final_abs, *flags = _arguments(*args, **kwargs)
         _check(x, u)
         op = torch.ops.hanops.han_stack_forward
-        y, signs = forward_helper(op, (x, u, b, final_abs, 1, *flags), {})
+        y, signs = tools.forward_helper(op, (x, u, b, final_abs, 1, *flags), {})
         ctx.save_for_backward(y, signs)
         ctx.stack = u, b, final_abs
         return y
@@ -55,18 +52,18 @@ class HanStackPerSampleGrad(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Sets `grad_sample` of u and b, and returns the gradient of x, the third argument."""
         u, b, final_abs = ctx.stack
-        parameters = [unpack_expanded_weight_or_tensor(t) for t in (u, b)]
-        needs = [ctx.needs_input_grad[2], *(isinstance(t, ExpandedWeight) for t in (u, b))]
+        parameters = [tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)]
+        needs = [ctx.needs_input_grad[2], *(isinstance(t, weights.ExpandedWeight) for t in (u, b))]
 
         def of_sample(dy: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return torch.ops.hanops.han_stack_backward(dy, y, signs, *parameters, final_abs, needs)
 
         dx, du, db = torch.vmap(of_sample)(dy, *ctx.saved_tensors)
-        set_grad_sample_if_exists(u, lambda _: du)
-        set_grad_sample_if_exists(b, lambda _: db)
+        tools.set_grad_sample_if_exists(u, lambda _: du)
+        tools.set_grad_sample_if_exists(b, lambda _: db)
         return None, None, dx if needs[0] else None, *(None for _ in ctx.needs_input_grad[3:])
 
 
 def implement(function: Any) -> None:
     """Makes it what ExpandedWeights run for a function with the arguments of the op, or these by name."""
-    implements_per_sample_grads(function)(HanStackPerSampleGrad)
+    weights.implements_per_sample_grads(function)(HanStackPerSampleGrad)

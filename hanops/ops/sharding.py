@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
-from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
+
+from hanops import _torch
 
 Rules = list[tuple[list[Any], list[Any]]]  # of one dimension of a mesh: placements of the results, and of the arguments
 
@@ -67,5 +68,4 @@ def han_stack_backward(
 for _rules in (han_stack, han_stack_forward, han_stack_backward):
     _op = getattr(torch.ops.hanops, _rules.__name__).default
     register_sharding(_op)(_rules)
-    # Its cache of decisions is to tell calls apart by their flags, and by which tensors are None.
-    DTensor._op_dispatcher.sharding_propagator.op_to_schema_info[_op] = RuntimeSchemaInfo(1, needs_pytree=True)
+    _torch.tell_calls_apart(_op)

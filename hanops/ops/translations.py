@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from hanops import _torch
 
-def onnx_translations() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+
+def onnx_translations() -> dict[_torch.OpOverload, Callable[..., Any]]:
     """Returns a table for `custom_translation_table` of `torch.onnx.export(model, args, dynamo=True)`.
 
     A layer is six operators of ONNX, beside two that cut its u and b out of the stack's. Without the table torch

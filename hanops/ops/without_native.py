@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hanops import backends
+from hanops import _torch, backends
 from hanops.definition.checks import check_stack
 from hanops.ops import autograd
 from hanops.ops.registration import (
@@ -50,7 +50,7 @@ def _differentiable_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: boo
 def _differentiable_forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:
     if autograd.is_differentiated(x, u, b):
         return autograd.han_stack_forward(x, u, b, *flags)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch.below_autograd():
         return torch.ops.hanops.han_stack_forward(x, u, b, *flags)
 
 
@@ -60,17 +60,15 @@ def _differentiable_backward(
     arguments = (dy, y, signs, u, b, *flags)
     if autograd.is_differentiated(dy, y, u, b):
         return autograd.han_stack_backward(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch.below_autograd():
         return torch.ops.hanops.han_stack_backward(*arguments)
 
 
 def _autocast(device_type: str) -> Callable[..., Tensor]:
-    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}"))
-
     def cast(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> Tensor:
         casts = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
         x = x.to(torch.get_autocast_dtype(device_type)) if casts else x
-        with torch._C._ExcludeDispatchKeyGuard(key):
+        with _torch.without_autocast(device_type):
             return torch.ops.hanops.han_stack(x, u, b, *flags)
 
     return cast

@@ -1,0 +1,146 @@
+"""The private names of torch that hanops uses, and what differs between its versions: no other file has any.
+
+`make matrix` tries each of them on every version of torch (tests/test_torch_versions.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import register_decomposition
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+
+__all__ = [
+    "EXPANDED_WEIGHTS",
+    "Dropout",
+    "OpOverload",
+    "SingleLevelFunction",
+    "below_autograd",
+    "compiled_autograd_id",
+    "enable_single_level_autograd_function",
+    "expanded_weights",
+    "has_hooks",
+    "has_kernel",
+    "has_tangent",
+    "jagged_axis",
+    "jagged_like",
+    "jagged_values",
+    "next_transform",
+    "register_decomposition",
+    "tell_calls_apart",
+    "without_autocast",
+]
+
+_VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+
+# ---- autograd and the dispatcher
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Tells whether forward mode derives a call on these tensors."""
+    # Level 0 is the only one. forward_ad.unpack_dual sees none where it was entered from C, as in compiled graphs.
+    return any(
+        t is not None
+        and t.layout == torch.strided
+        and not t.is_nested
+        and torch._VF._unpack_dual(t, level=0)[1] is not None
+        for t in tensors
+    )
+
+
+def below_autograd() -> Any:
+    """Returns a context in which an op is called below autograd."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+@contextmanager
+def next_transform() -> Iterator[None]:
+    """Makes a context in which an op is called below autograd, and the next transform outward may derive it."""
+    with (
+        torch.enable_grad(),
+        forward_ad._set_fwd_grad_enabled(True),
+        torch._C._AutoDispatchBelowAutograd(),
+        torch._C._ExcludeDispatchKeyGuard(_VIEWS),
+    ):
+        yield
+
+
+def without_autocast(device_type: str) -> Any:
+    """Returns a context in which an op is called below the autocast of a type of device, 'cpu' or 'cuda'."""
+    key = getattr(torch._C.DispatchKey, f"Autocast{device_type.upper()}")
+    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key))
+
+
+def has_kernel(op: str, key: str) -> bool:
+    """Tells whether an op, by its name with the namespace, has an implementation of its own for a dispatch key."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+
+
+def compiled_autograd_id(ctx: Any) -> int:
+    """Returns the number by which compiled autograd knows a node's class."""
+    return ctx._autograd_function_id
+
+
+def has_hooks(t: Tensor) -> bool:
+    """Tells whether a tensor has hooks on its gradient."""
+    return bool(t._backward_hooks or t._post_accumulate_grad_hooks)
+
+
+# ---- jagged nested tensors
+
+
+def jagged_values(x: Tensor) -> Tensor:
+    """Returns the values of a jagged tensor: its rows one after the other."""
+    return torch.ops.aten._nested_get_values(x)
+
+
+def jagged_axis(x: Tensor) -> int:
+    """Returns the axis of a jagged tensor that has many lengths."""
+    return torch.ops.aten._nested_get_ragged_idx(x)
+
+
+def jagged_like(x: Tensor, values: Tensor) -> Tensor:
+    """Returns a jagged tensor of these values with the offsets of x."""
+    aten = torch.ops.aten
+    return aten._nested_view_from_jagged(
+        values,
+        aten._nested_get_offsets(x),
+        aten._nested_get_jagged_dummy(x),
+        aten._nested_get_lengths(x),
+        aten._nested_get_ragged_idx(x),
+        aten._nested_get_min_seqlen(x),
+        aten._nested_get_max_seqlen(x),
+    )
+
+
+# ---- what is slow to import, and so is imported by the call
+
+EXPANDED_WEIGHTS = "torch.nn.utils._expanded_weights"
+
+
+def expanded_weights() -> Any:
+    """Returns torch's module of ExpandedWeights, which has the class and what a function that knows it is made with."""
+    module = import_module(f"{EXPANDED_WEIGHTS}.expanded_weights_impl")
+    tools = import_module(f"{EXPANDED_WEIGHTS}.expanded_weights_utils")
+    return module, tools
+
+
+def tell_calls_apart(op: Any) -> None:
+    """Makes DTensor's cache of sharding decisions tell an op's calls apart by its flags and by which tensors are None.
+
+    `register_sharding` leaves it with the tensors' shapes alone.
+    """
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+
+    known = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
+    known[op] = RuntimeSchemaInfo(1, needs_pytree=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hanops
-from hanops.backends.native import native
+from hanops.backends.native import _fits, native
 
 from . import test_compatibility, test_ops_options
 
@@ -99,8 +99,8 @@ def test_library_that_does_not_load(tmp_path):
 @pytest.mark.parametrize(
     ("field", "other", "named"),
     [
-        ("torch", "1.98.7", r"torch 1\.98\.7 +with(out CUDA| CUDA \d)"),
-        ("cuda", "9.87", r"torch \S+ with CUDA 9\.87"),
+        ("torch", "1.98.7", r"torch 1\.98\.7 *, with CPU kernels"),
+        ("cuda", "9.87", r"torch \S+, with CPU kernels and those of CUDA 9\.87"),
     ],
 )
 def test_library_of_another_torch(tmp_path, field, other, named):
@@ -113,6 +113,23 @@ def test_library_of_another_torch(tmp_path, field, other, named):
     assert len(edited) == len(mark)
     told = import_with_module(tmp_path, code.replace(mark.encode(), edited.encode()))
     assert re.search(rf"was built for {named}.*, but torch {re.escape(torch.__version__)} with", told)
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [
+        (("2.13.0+cpu", "none"), ("2.13.0+cpu", "none"), True),
+        (("2.13.0+cpu", "none"), ("2.13.1", "none"), True),
+        (("2.13.0+cpu", "none"), ("2.13.0+cu130", "13.0"), True),  # Triton has the GPU
+        (("2.13.0+cpu", "none"), ("2.14.0+cpu", "none"), False),
+        (("2.1.0", "none"), ("2.13.0", "none"), False),
+        (("2.13.0+cu130", "13.0"), ("2.13.0+cu132", "13.2"), True),
+        (("2.13.0+cu130", "13.0"), ("2.13.0+cu126", "12.6"), False),
+        (("2.13.0+cu130", "13.0"), ("2.13.0+cpu", "none"), False),
+    ],
+)
+def test_what_a_library_fits(built, here, fits):
+    assert _fits(built, here) == fits
 
 
 def test_build_info():

@@ -31,7 +31,22 @@ def _minor(version: str) -> list[str]:
     return version.partition("+")[0].split(".")[:2]
 
 
-def _named(version: str, cuda: str) -> str:
+def _fits(built: tuple[str, str], here: tuple[str, str]) -> bool:
+    """Tells whether a module may be loaded, from (version of torch, CUDA or 'none') it was built for and is here.
+
+    It must have the minor version of torch. Its CUDA kernels, if it has any, must have the major version of CUDA.
+    """
+    (built_torch, built_cuda), (torch_here, cuda_here) = built, here
+    same_cuda = built_cuda == "none" or built_cuda.split(".")[0] == cuda_here.split(".")[0]
+    return same_cuda and _minor(built_torch) == _minor(torch_here)
+
+
+def _told_of(version: str, cuda: str) -> str:
+    """Says what a module was built for."""
+    return f"torch {version}, with " + ("CPU kernels" if cuda == "none" else f"CPU kernels and those of CUDA {cuda}")
+
+
+def _told_here(version: str, cuda: str) -> str:
     return f"torch {version} " + ("without CUDA" if cuda == "none" else f"with CUDA {cuda}")
 
 
@@ -47,20 +62,18 @@ def _load() -> ModuleType | None:
         return None
     here = torch.__version__, torch.version.cuda or "none"
     built = _built_for(Path(spec.origin))
-    if built is not None:
-        version, cuda = built
-        other_cuda = cuda != "none" and cuda.split(".")[0] != here[1].split(".")[0]
-        if other_cuda or _minor(version) != _minor(here[0]):
-            raise ImportError(
-                f"hanops: the native library {spec.origin} was built for {_named(*built)}, but {_named(*here)} is"
-                f" here. {_REMEDY}"
-            )
+    if built is not None and not _fits(built, here):
+        raise ImportError(
+            f"hanops: the native library {spec.origin} was built for {_told_of(*built)}, but"
+            f" {_told_here(*here)} is here."
+            f" {_REMEDY}"
+        )
     try:
         from hanops import _C
     except ImportError as error:
-        was = f", though it was built for {_named(*built)}" if built else ": it tells not what it was built for"
+        was = f", though it was built for {_told_of(*built)}" if built else ": it tells not what it was built for"
         raise ImportError(
-            f"hanops: the native library {spec.origin} does not load with {_named(*here)}{was} ({error}). {_REMEDY}"
+            f"hanops: the native library {spec.origin} does not load with {_told_here(*here)}{was} ({error}). {_REMEDY}"
         ) from error
     return _C
 

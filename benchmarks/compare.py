@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from hanops._files import write_text
+from hanops.profiling.files import write_text
 
 from .cases import Case
 from .ratios import Samples, half_interval, median_ratio

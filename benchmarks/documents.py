@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from hanops._files import write_text
+from hanops.profiling.files import write_text
 
 from . import plots, tables
 from .cases import DEEP, LINEAR, OTHERS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hanops._files import write_bytes, write_text
+from hanops.profiling.files import write_bytes, write_text
 
 from .documents import long_part, overview_of, short_part, write_part
 from .page import Page, Plot, Section

@@ -15,7 +15,7 @@ import pytest
 import torch
 from pytest_benchmark.utils import get_commit_info
 
-from hanops._files import write_text
+from hanops.profiling.files import write_text
 
 from . import prepare
 

@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import hanops
-from hanops._files import write_text
 from hanops.distributed import shard_features
+from hanops.profiling.files import write_text
 
 NUMBER = 4  # bytes of a float32
 SILENT = ("wait_tensor", "_wrap_tensor_autograd")  # of the ops of collectives, those that send nothing

@@ -93,7 +93,7 @@ MEASURES = {
     "share of copy": "the bytes that the call must move, over its time, as a share of what a large copy reaches. "
     "Tensors that stay in a cache can be over 100 %.",
     "share of issue": "the instructions that the call cannot do without, over its time, as a share of the rate of "
-    "independent multiply-adds.",
+    "independent multiply-adds. A CPU that adds beside its multiply-adds can be over 100 %.",
 }
 
 

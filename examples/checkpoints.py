@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hanops._files import write_bytes
+from hanops.profiling.files import write_bytes
 
 from .options import RefusedError
 

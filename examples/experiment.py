@@ -14,7 +14,7 @@ import matplotlib
 import torch
 
 import hanops
-from hanops._files import write_text
+from hanops.profiling.files import write_text
 
 from .options import device, natural
 

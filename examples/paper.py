@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hanops._files import write_text
+from hanops.profiling.files import write_text
 
 from . import paper_figures as paper
 from .experiment import command

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from hanops._files import write_text
 from hanops.models import HanNet
+from hanops.profiling.files import write_text
 
 from .checkpoints import check_progress
 from .experiment import COLOURS, command, mean_and_spread, parser, settings, write

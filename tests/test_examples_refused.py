@@ -158,7 +158,7 @@ def test_the_page_is_replaced_whole(monkeypatch, tmp_path):
 
     page = tmp_path / "page.md"
     page.write_text("as it was")
-    monkeypatch.setattr("hanops._files.write_bytes", broken)
+    monkeypatch.setattr("hanops.profiling.files.write_bytes", broken)
     monkeypatch.setattr(paper, "EXPERIMENTS", [])
     monkeypatch.setattr(sys, "argv", ["paper.py", "--results", str(tmp_path), "--page", str(page)])
     with pytest.raises(OSError, match="No space left"):

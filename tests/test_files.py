@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hanops._files import write_bytes, write_text
+from hanops.profiling.files import write_bytes, write_text
 
 
 def test_a_file_is_replaced_with_its_mode(tmp_path):
@@ -34,7 +34,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 
 def test_what_is_no_file_is_written_to():
-    code = "import pathlib, hanops._files as f; f.write_text(pathlib.Path('/dev/stdout'), 'text')"
+    code = "import pathlib, hanops.profiling.files as f; f.write_text(pathlib.Path('/dev/stdout'), 'text')"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("text", 0), done.stderr
 
@@ -67,7 +67,7 @@ def test_a_kill_leaves_a_whole_file(tmp_path):
     """At times of its own: each time the file is one of those that were written, from its first to its last byte."""
     file = tmp_path / "results.json"
     code = (
-        "import sys, pathlib, itertools\nfrom hanops._files import write_bytes\n"
+        "import sys, pathlib, itertools\nfrom hanops.profiling.files import write_bytes\n"
         "for i in itertools.count():\n    write_bytes(pathlib.Path(sys.argv[1]), b'%d,' % (i % 10) * 500_000)\n"
     )
     for wait in (0.0, 0.013, 0.029):

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from hanops import _torch
-from hanops._in_place import copy_after, is_plain
+from hanops.conversion.in_place import copy_after, is_plain
 from hanops.definition.checks import DTYPES
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanStack, _check_count

@@ -34,7 +34,9 @@ __all__ = [
     "jagged_axis",
     "jagged_like",
     "jagged_values",
+    "local_shard",
     "next_transform",
+    "own_output",
     "register_decomposition",
     "tell_calls_apart",
     "without_autocast",
@@ -120,6 +122,44 @@ def jagged_like(x: Tensor, values: Tensor) -> Tensor:
         aten._nested_get_min_seqlen(x),
         aten._nested_get_max_seqlen(x),
     )
+
+
+# ---- DTensors, and Functions that torch.compile traces
+
+_LOSES_GRADIENTS = torch.__version__ < "2.13"
+
+
+def own_output(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns y in a dtype, in new memory where that is needed for a result of a Function.
+
+    Before 2.13 the compiler returns every intermediate tensor of a Function beside its results. The gradient of a
+    result that is one of them, as `y.to(y.dtype)` is, was lost: it came back as zeros.
+    """
+    return y.to(dtype, copy=_LOSES_GRADIENTS and torch.compiler.is_compiling())
+
+
+class _Local(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Any) -> Tensor:
+        ctx.like = t.device_mesh, t.placements, t.shape, t.stride()
+        shard = t.to_local()
+        return shard.view_as(shard)  # autograd writes into what is returned
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        from torch.distributed.tensor import DTensor
+
+        mesh, placements, shape, stride = ctx.like
+        return DTensor.from_local(grad, mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def local_shard(t: Any) -> Tensor:
+    """Returns this device's shard of a DTensor, whose gradient comes back with the placements of t.
+
+    The gradient of `to_local()` has the strides of even shards. Where those are not t's, autograd copies it, and before
+    2.13 a copy of uneven shards is replicated.
+    """
+    return _Local.apply(t)
 
 
 # ---- what is slow to import, and so is imported by the call

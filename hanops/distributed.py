@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
+from hanops import _torch
 from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
@@ -74,7 +75,7 @@ class _HanStack(torch.autograd.Function):
                 if signs is not None:
                     signs[..., layer, :] = pack(torch.signbit(rows), is_chunked(x.device))
                 rows.abs_()
-        y = y.to(x.dtype)
+        y = _torch.own_output(y, x.dtype)
         rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
         ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None, largest, size)
         ctx.set_materialize_grads(False)
@@ -147,7 +148,7 @@ class ShardedHanStack(HanStack):
         name, mesh = type(self).__name__, self.u.device_mesh
         _with_axis(name, x, self.dim, self.groups is not None)
         dim = self.dim
-        u, b = self.u.to_local(), None if self.b is None else self.b.to_local()
+        u, b = _torch.local_shard(self.u), None if self.b is None else _torch.local_shard(self.b)
         if not isinstance(x, DTensor):
             if x.shape[dim] != u.shape[-1]:
                 wanted = f"this device's {u.shape[-1]} of {self.features} features along axis {dim}"
@@ -158,7 +159,7 @@ class ShardedHanStack(HanStack):
         if x.shape[dim] != self.features:
             raise ValueError(f"{name}: x must have {self.features} features along axis {dim}, got {list(x.shape)}")
         placements = [Shard(dim % x.dim())]
-        y = self._run(x.redistribute(placements=placements).to_local(), u, b)
+        y = self._run(_torch.local_shard(x.redistribute(placements=placements)), u, b)
         like = torch.empty(x.movedim(dim, -1).shape, device="meta").movedim(-1, dim)
         return DTensor.from_local(y, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.func import functional_call
 
@@ -146,19 +146,43 @@ def test_local_shards(run):
     run(local_shards)
 
 
-def compiled() -> None:
-    stack = shard_features(hanops.HanStack(8, 3), mesh())
-    x = part(torch.randn(5, 8)).requires_grad_()
+def compiled(features: int) -> None:
+    stack = shard_features(hanops.HanStack(features, 3), mesh())
+    x = part(torch.randn(5, features)).clone().requires_grad_()
     results = []
     for call in (stack, torch.compile(stack, backend="aot_eager", fullgraph=True)):
+        stack.zero_grad()
+        x.grad = None
         y = call(x)
-        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *stack.parameters()])))
+        y.square().sum().backward()
+        assert all(p.grad.placements == p.placements for p in stack.parameters())
+        results.append((y, x.grad, *(p.grad.full_tensor() for p in stack.parameters())))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+        assert b.count_nonzero()
 
 
-def test_compile(pools):
-    pools[2](compiled)
+@pytest.mark.parametrize("features", [8, 11])
+def test_compile(pools, features):
+    pools[2](compiled, features)
+
+
+def uneven() -> None:
+    """Each way in: the gradient of a leaf is sharded as the leaf is, whatever its part here is."""
+    devices = mesh()
+    stack = shard_features(hanops.HanStack(11, 2), devices)
+    x = distribute_tensor(torch.randn(3, 11), devices, [Shard(1)]).requires_grad_()
+    stack(x).square().sum().backward()
+    for t in (x, *stack.parameters()):
+        assert (t.grad.placements, t.grad.shape, t.grad.stride()) == ((Shard(1),), t.shape, t.stride())
+        assert t.grad.to_local().shape == t.to_local().shape
+    whole = distribute_tensor(torch.randn(3, 11), devices, [Replicate()]).requires_grad_()
+    stack(whole).square().sum().backward()
+    assert whole.grad.placements == (Replicate(),)
+
+
+def test_gradients_are_placed_as_what_they_are_of(run):
+    run(uneven)
 
 
 class Doubled(hanops.HanStack):

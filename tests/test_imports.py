@@ -23,7 +23,7 @@ ARROWS = {
     "conversion": "modules models selection definition _torch",
     "optim": "modules selection",
     "metrics": "modules models",
-    "distributed": "modules ops backends definition",
+    "distributed": "modules ops backends definition _torch",
     "hanops": "backends ops functional modules models conversion optim metrics distributed",  # itself
     "profiling": "hanops backends definition",
     "__main__": "hanops backends profiling",

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import hanops
 from hanops import _torch
@@ -191,6 +193,47 @@ def test_jagged():
     assert (x + y).unbind()[0].sum() == 18  # of one shape: the same offsets
 
 
+# ---- DTensors, and Functions that torch.compile traces
+
+
+class Squared(torch.autograd.Function):
+    """A Function whose result `to` would make one of its intermediate tensors."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = x * x
+        y.add_(1)
+        ctx.save_for_backward(x)
+        return _torch.own_output(y, x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * dy
+
+
+def test_results_of_a_compiled_function():
+    x = torch.tensor([2.0, 3.0], requires_grad=True)
+    for call in (Squared.apply, torch.compile(Squared.apply, backend="aot_eager", fullgraph=True)):
+        (dx,) = torch.autograd.grad(call(x).sum(), x)
+        assert dx.tolist() == [4.0, 6.0]
+    assert _torch.own_output(x, torch.bfloat16).dtype == torch.bfloat16
+    assert _torch.own_output(x, x.dtype) is x
+
+
+def shards() -> None:
+    t = distribute_tensor(torch.ones(2, 5), init_device_mesh("cpu", (2,)), [Shard(1)]).requires_grad_()
+    shard = _torch.local_shard(t)
+    assert type(shard) is Tensor
+    shard.sum().backward()
+    assert (t.grad.placements, t.grad.stride()) == (t.placements, t.stride())
+    assert t.grad.full_tensor().sum() == 10
+
+
+def test_local_shards(pools):
+    pools[2](shards)
+
+
 # ---- what is imported late
 
 
@@ -208,8 +251,6 @@ def test_expanded_weights():
 
 
 def test_calls_are_told_apart():
-    from torch.distributed.tensor import DTensor
-
     known = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
     _torch.tell_calls_apart(torch.ops.hanops.han_stack.default)
     schema = known[torch.ops.hanops.han_stack.default]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
     "next_transform",
     "own_output",
     "register_decomposition",
+    "scan",
     "tell_calls_apart",
     "without_autocast",
 ]
@@ -172,6 +173,19 @@ def expanded_weights() -> Any:
     module = import_module(f"{EXPANDED_WEIGHTS}.expanded_weights_impl")
     tools = import_module(f"{EXPANDED_WEIGHTS}.expanded_weights_utils")
     return module, tools
+
+
+def scan(step: Callable[..., list[Tensor]], carried: list[Tensor], each: list[Tensor]) -> list[Tensor]:
+    """Returns what a loop over the first axis of `each` makes, of which a graph gets one node.
+
+    Args:
+        step: takes what is carried and a slice of each, and returns what is carried on and what is stacked.
+        carried: where the loop starts.
+        each: tensors of one length, at least 1.
+    """
+    from torch._higher_order_ops.scan import scan_op
+
+    return list(scan_op(step, carried, each, ()))
 
 
 def tell_calls_apart(op: Any) -> None:

@@ -80,6 +80,11 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     """
     if has_torch_function_variadic(x, u, b):
         return handle_torch_function(han_layer, (x, u, b), x, u, b, final_abs=final_abs)
+    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs)
+
+
+def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns u and b of one layer as those of a stack, after the checks that they are vectors."""
     for name, vector in (("u", u), ("b", b)):
         if vector is None and name == "b":
             continue
@@ -92,7 +97,7 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         raise ValueError(f"han_layer: u must have shape (features,), got {list(u.shape)}")
     if b is not None and b.dim() != 1:
         raise ValueError(f"han_layer: b must have shape (features,), got {list(b.shape)}")
-    return han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs=final_abs)
+    return u.unsqueeze(0), None if b is None else b.unsqueeze(0)
 
 
 def _scripted_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
@@ -115,7 +120,8 @@ han_layer.__prepare_scriptable__ = lambda: _scripted_layer  # type: ignore[attr-
 def _take_expanded_weights(_: object) -> None:
     from hanops.ops import per_sample
 
-    per_sample.implement(han_stack)
+    per_sample.implement(han_stack, lambda u, b: (u, b))
+    per_sample.implement(han_layer, _layer_as_stack)
 
 
 when_imported(_torch.EXPANDED_WEIGHTS, _take_expanded_weights)

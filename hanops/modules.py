@@ -15,7 +15,38 @@ from hanops.functional import han_stack
 _MARK = "_is_hf_initialized"  # of transformers, on modules and parameters that have their values
 
 
-class HanStack(nn.Module):
+class SelfDrawn(nn.Module):
+    """A module that draws its parameters: when it is made, and those that a checkpoint of transformers lacks."""
+
+    def _draw(self, name: str, parameter: Tensor) -> None:
+        """Draws one of the module's own parameters, in place; one of a name that it does not know stays."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draws every parameter of the module, which then counts as initialised: transformers leaves it as it is."""
+        parameters = dict(self.named_parameters(recurse=False))
+        if any(parameter.is_meta for parameter in parameters.values()):
+            return
+        for name, parameter in parameters.items():
+            with torch.no_grad():
+                self._draw(name, parameter)
+        vars(self)[_MARK] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Draws what a checkpoint lacks, when `from_pretrained` of transformers marks the module as initialised.
+
+        It makes a model on the meta device, marks the parameters that it loads, makes the others of raw memory, calls
+        `_init_weights` with each module, which knows none of hanops, and marks the module.
+        """
+        super().__setattr__(name, value)
+        if name == _MARK and value:
+            for own, parameter in self.named_parameters(recurse=False):
+                if not parameter.is_meta and not getattr(parameter, _MARK, False):
+                    with torch.no_grad():
+                        self._draw(own, parameter)
+
+
+class HanStack(SelfDrawn):
     """A stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, run by one kernel forward and one backward.
 
     Each layer has 2 * features parameters where a square Linear has features^2 + features.
@@ -86,35 +117,14 @@ class HanStack(nn.Module):
             self.register_parameter("b", None)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draws each u as a random unit vector and b uniformly from ±1/sqrt(features), as the authors' code does."""
-        if not self.u.is_meta:
-            self._draw_u()
-            self._draw_b()
-            vars(self)[_MARK] = True  # transformers then leaves the stack as it is
-
-    @torch.no_grad()
-    def _draw_u(self) -> None:
-        wide = torch.randn_like(self.u, dtype=torch.promote_types(self.u.dtype, torch.float32))
-        self.u.copy_(nn.functional.normalize(wide, dim=-1))
-
-    @torch.no_grad()
-    def _draw_b(self) -> None:
-        if self.b is not None:
+    def _draw(self, name: str, parameter: Tensor) -> None:
+        """Draws each u as a random unit vector, or b uniformly from ±1/sqrt(features), as the authors' code does."""
+        if name == "u":
+            wide = torch.randn_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            parameter.copy_(nn.functional.normalize(wide, dim=-1))
+        elif name == "b":
             bound = 1 / math.sqrt(self.features)
-            self.b.uniform_(-bound, bound)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Draws what a checkpoint lacks, when `from_pretrained` of transformers marks the module as initialised.
-
-        It makes a model on the meta device, marks the parameters that it loads, makes the others of raw memory, calls
-        `_init_weights` with each module, which knows no Han layer, and marks the module.
-        """
-        super().__setattr__(name, value)
-        if name == _MARK and value:
-            for parameter, draw in ((self.u, self._draw_u), (self.b, self._draw_b)):
-                if parameter is not None and not parameter.is_meta and not getattr(parameter, _MARK, False):
-                    draw()
+            parameter.uniform_(-bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the stack's output, of the shape and dtype of x.

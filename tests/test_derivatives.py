@@ -168,38 +168,63 @@ def test_per_sample_gradients(backend, device):
     assert (5, 3, 8) in backwards[0]
 
 
-@row("Transforms", "per-sample gradients by ExpandedWeights (`call_for_per_sample_grads`), in one call too")
+@row(
+    "Transforms",
+    "per-sample gradients by ExpandedWeights (`call_for_per_sample_grads`), in one call too; also of groups",
+)
 def test_expanded_weights(backend, device):
     from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
-    def check(model: hanops.HanStack, x: Tensor) -> None:
+    def check(model: nn.Module, x: Tensor, axis: int = 0) -> None:
         wide = truth_of(model)
         parameters = {name: p.detach() for name, p in wide.named_parameters()}
-        weights = torch.arange(model.features, device=device)
+        weights = torch.arange(x.shape[-1], device=device)
 
         def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
             return (functional_call(wide, parameters, (row,)).square() * weights).sum()
 
-        wanted = vmap(grad(loss, (0, 1)), (None, 0))(parameters, x.double())
-        for reduction, factor in (("sum", 1), ("mean", len(x))):
-            model.zero_grad()
+        du, dx = vmap(grad(loss, (0, 1)), (None, axis))(parameters, x.double())
+        for reduction, factor in (("sum", 1), ("mean", x.shape[axis])):
             leaf = x.clone().requires_grad_()
-            y = call_for_per_sample_grads(model, loss_reduction=reduction)(leaf)
+            y = call_for_per_sample_grads(model, loss_reduction=reduction, batch_first=axis == 0)(leaf)
             with Recorder() as recorder:
                 (y.square() * weights).sum().backward()
             assert [name for name, _ in recorder.han()] == ["han_stack_backward"]
-            got = {name: p.grad_sample / factor for name, p in model.named_parameters()}
-            close((got, leaf.grad), wanted)
+            got = {name: p.grad_sample / factor for name, p in model.named_parameters() if p.requires_grad}
+            close((got, leaf.grad), ({name: du[name] for name in got}, dx.movedim(0, axis)))
             for p in model.parameters():
                 p.grad_sample = None
 
-    check(hanops.HanStack(8, 3, device=device), torch.randn(5, 8, device=device))
+    x = torch.randn(5, 8, device=device)
+    check(hanops.HanStack(8, 3, device=device), x)
     check(hanops.HanStack(8, 3, bias=False, final_abs=False, device=device), torch.randn(5, 2, 8, device=device))
     grouped = hanops.HanStack(8, 3, groups=2, device=device)
-    with pytest.raises(ValueError, match=r"u must have no groups .* use torch.func.vmap\(torch.func.grad"):
+    for shape in ((2, 5, 8), (2, 5, 3, 8)):
+        check(grouped, torch.randn(shape, device=device), axis=1)
+    grouped.u.requires_grad_(False)
+    check(grouped, torch.randn(2, 5, 8, device=device), axis=1)
+    with pytest.raises(ValueError, match=r"x must have 2 samples in its second axis .* pass batch_first=False"):
         call_for_per_sample_grads(grouped)(torch.randn(2, 5, 8, device=device))
     with pytest.raises(ValueError, match=r"x must have an axis of samples before its features, got shape \[8\]"):
-        call_for_per_sample_grads(hanops.HanStack(8, 3, device=device))(torch.randn(8, device=device))
+        call_for_per_sample_grads(hanops.HanStack(8, 3, device=device))(x[0])
+
+    class ByName(nn.Module):
+        """A module of a user's own, which calls `han_layer`."""
+
+        def __init__(self, u: Tensor, b: Tensor) -> None:
+            super().__init__()
+            self.u, self.b = nn.Parameter(u.detach()), nn.Parameter(b.detach())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return hanops.han_layer(x, self.u, b=self.b)
+
+    layer = hanops.HanLayer(8, device=device)
+    one = ByName(layer.u[0], layer.b[0])
+    for module in (layer, one):
+        call_for_per_sample_grads(module)(x).square().sum().backward()
+    close([p.grad_sample.unsqueeze(1) for p in one.parameters()], [p.grad_sample for p in layer.parameters()])
+    with pytest.raises(ValueError, match=r"han_layer: u must have shape \(features,\), got \[1, 8\]"):
+        call_for_per_sample_grads(ByName(layer.u, layer.b))(x)
 
 
 @row("Transforms", "`functional_call`, and ensembles by `stack_module_state`")

@@ -11,6 +11,7 @@ from torch import nn
 
 import hanops
 from hanops.definition import reference
+from hanops.models.layers import GroupedLinear
 
 
 def test_parameters_and_initialisation():
@@ -143,6 +144,30 @@ def test_marks_of_transformers():
     unbiased = hanops.HanStack(8, 2, bias=False, device="meta")
     unbiased._is_hf_initialized = True
     assert unbiased.u.is_meta
+
+
+def test_marks_of_transformers_on_dense_layers():
+    for loaded in (False, True):
+        dense = GroupedLinear(4, 3, 2, device="meta")
+        for name, parameter in list(dense.named_parameters()):
+            setattr(dense, name, nn.Parameter(torch.full_like(parameter, 5.0 if loaded else math.nan, device="cpu")))
+            getattr(dense, name)._is_hf_initialized = loaded
+        dense._is_hf_initialized = True
+        for parameter in dense.parameters():
+            assert (parameter == 5).all() if loaded else parameter.abs().max() <= 4**-0.5
+    assert GroupedLinear(4, 3, 2)._is_hf_initialized
+
+
+def test_a_parameter_of_a_subclass_is_its_own():
+    class Scaled(hanops.HanStack):
+        def __init__(self) -> None:
+            super().__init__(8, 2)
+            self.scale = nn.Parameter(torch.full((8,), 3.0))
+
+    stack = Scaled()
+    stack.reset_parameters()
+    stack._is_hf_initialized = True
+    assert (stack.scale == 3).all()
 
 
 @pytest.mark.parametrize(

@@ -96,20 +96,79 @@ def test_table_makes_fewer_nodes():
     assert counts[1].total() < counts[0].total()
 
 
-def test_a_number_of_layers_that_is_not_fixed():
-    layers = torch.export.Dim("layers", min=2)
-    with pytest.raises(Exception, match="u must have a fixed number of layers in an ONNX graph") as caught:
+class Given(nn.Module):
+    """Stacks whose parameters come from outside, with any number of layers."""
+
+    def __init__(self, final_abs: bool) -> None:
+        super().__init__()
+        self.final_abs = final_abs
+
+    def forward(self, x: Tensor, u: Tensor, b: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+        options = {"final_abs": self.final_abs}
+        return (
+            hanops.han_stack(x, u, b, **options),
+            hanops.han_stack(x[0].bfloat16(), u, **options).float(),
+            hanops.han_stack(x, groups, **options),
+        )
+
+
+def given(layers: int) -> tuple[Tensor, ...]:
+    return torch.randn(2, 5, 6), torch.randn(layers, 6), torch.randn(layers, 6), torch.randn(2, layers, 6)
+
+
+LAYERS = torch.export.Dim("layers", min=2)
+SHAPES = ({}, {0: LAYERS}, {0: LAYERS}, {1: LAYERS})
+
+
+@pytest.mark.parametrize("final_abs", [True, False])
+def test_any_number_of_layers(final_abs, tmp_path):
+    """Exported as it stands, or decomposed: a loop over the layers, run for others than those it was traced with."""
+    model = Given(final_abs)
+    program = torch.export.export(model, given(3), dynamic_shapes=SHAPES)
+    decomposed = program.run_decompositions(hanops.decompositions()).module()
+    torch.onnx.export(model, given(3), dynamo=True, verbose=False, dynamic_shapes=SHAPES).save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for layers in (2, 3, 7):
+        arguments = given(layers)
+        wanted = model(*arguments)
+        named = {i.name: t.numpy() for i, t in zip(session.get_inputs(), arguments, strict=True)}
+        for got in (decomposed(*arguments), map(torch.from_numpy, session.run(None, named))):
+            errors = [relative(a, b.double()) for a, b in zip(got, wanted, strict=True)]
+            assert all(error <= limit for error, limit in zip(errors, (1e-6, 4e-3, 1e-6), strict=True)), errors
+
+
+@pytest.mark.parametrize("final_abs", [True, False])
+def test_signs_of_any_number_of_layers(final_abs):
+    class Forward(nn.Module):
+        def forward(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ops.hanops.han_stack_forward(x, u, None, final_abs, 1)
+
+    class Backward(nn.Module):
+        def forward(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+            y, signs = torch.ops.hanops.han_stack_forward(x, u, None, final_abs, 1)
+            return torch.ops.hanops.han_stack_backward(x, y, signs, u, None, final_abs, [True, True, False])
+
+    x, _, _, u = given(4)
+    shapes = ({}, {1: torch.export.Dim("layers", min=3)})
+    program = torch.export.export(Forward(), (x, u), dynamic_shapes=shapes)
+    run = program.run_decompositions(hanops.decompositions()).module()
+    for layers in (3, 7):
+        u = given(layers)[-1]
+        (y, signs), wanted = run(x, u), Forward()(x, u)
+        assert relative(y, wanted[0].double()) <= 1e-6
+        assert torch.equal(signs, wanted[1])
+    program = torch.export.export(Backward(), (x, u), dynamic_shapes=shapes)
+    with pytest.raises(ValueError, match=r"u must have a fixed number of layers .*keep its axis of layers static"):
+        program.run_decompositions(hanops.decompositions())
+
+
+def test_the_table_wants_a_fixed_number_of_layers():
+    with pytest.raises(Exception, match=r"u must have a fixed number of layers .*leave out custom_translation_table"):
         torch.onnx.export(
-            Given(),
-            (torch.randn(5, 6), torch.randn(3, 6)),
+            Given(True),
+            given(3),
             dynamo=True,
             verbose=False,
-            dynamic_shapes=({}, {0: layers}),
+            dynamic_shapes=SHAPES,
             custom_translation_table=hanops.onnx_translations(),
         )
-    assert caught
-
-
-class Given(nn.Module):
-    def forward(self, x: Tensor, u: Tensor) -> Tensor:
-        return hanops.han_stack(x, u)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import hanops
 from hanops import _torch
@@ -178,6 +179,20 @@ def test_decompositions():
         _torch.register_decomposition(op, type="meta")(double)
         assert torch._decomp.decomposition_table.pop(op) is double
         assert torch._decomp.meta_table.pop(op) is double
+
+
+def test_scan():
+    def sums(x: Tensor) -> list[Tensor]:
+        return _torch.scan(lambda total, x: [total + x, total * x], [torch.zeros(2)], [x])
+
+    x = torch.arange(6.0).view(3, 2)
+    total, products = sums(x)
+    assert total.tolist() == [6, 9]
+    assert products.tolist() == [[0, 0], [0, 3], [8, 20]]
+    graph = make_fx(sums, tracing_mode="symbolic")(x)
+    assert [node.target for node in graph.graph.nodes].count(torch.ops.higher_order.scan) == 1
+    x = torch.arange(10.0).view(5, 2)
+    assert graph(x)[0].tolist() == [20, 25]
 
 
 # ---- jagged tensors

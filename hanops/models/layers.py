@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from hanops.modules import SelfDrawn
 
-class GroupedLinear(nn.Module):
+
+class GroupedLinear(SelfDrawn):
     """`groups` dense layers, each on its own rows: what `torch.bmm` is to `mm`.
 
     Args:
@@ -34,11 +36,11 @@ class GroupedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(groups, out_features, device=device, dtype=dtype))
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draws weight and bias uniformly from ±1/sqrt(in_features), as `nn.Linear` does."""
-        bound = 1 / math.sqrt(self.weight.shape[-1])
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+    def _draw(self, name: str, parameter: Tensor) -> None:
+        """Draws weight or bias uniformly from ±1/sqrt(in_features), as `nn.Linear` does."""
+        if name in ("weight", "bias"):
+            bound = 1 / math.sqrt(self.weight.shape[-1])
+            parameter.uniform_(-bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x W^T + b of each group, (groups, rows, out_features)."""
@@ -97,7 +99,8 @@ class GroupSort(nn.Module):
 def start_orthogonal(weight: Tensor) -> None:
     """Draws a weight by `nn.init.orthogonal_`; a half one is drawn in float32 and rounded, as torch has no QR of it."""
     wide = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-    weight.copy_(nn.init.orthogonal_(wide))
+    nn.init.orthogonal_(wide)  # transformers replaces it by a function without result, where it loads all of a model
+    weight.copy_(wide)
 
 
 def weights(model: nn.Module) -> Iterator[Tensor]:

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hanops import _torch
-from hanops.backends.plain_torch import backward, forward
+from hanops.backends.plain_torch import as_rows, backward, by_layer, forward
+from hanops.definition import reference
 from hanops.definition.checks import check_stack
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
 from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
+
+
+def _forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
+    """Returns what `han_stack_forward` does; where the number of layers is a symbol, by a loop in the graph."""
+    layers = u.shape[-2]
+    if not isinstance(layers, torch.SymInt):
+        return forward(x, u, b, final_abs, save)
+    dtype = reference.arithmetic_dtype(x.dtype)
+    of_layers = [reference.unit(by_layer(u).to(dtype)), *([] if b is None else [by_layer(b).to(dtype)])]
+    each = [t.movedim(1, 0).unsqueeze(2) for t in of_layers]  # (layers, groups, 1, features)
+    if not final_abs:
+        each.append(torch.arange(layers, device=x.device) < layers - 1)
+
+    def layer(rows: Tensor, w: Tensor, *rest: Tensor) -> list[Tensor]:
+        rows = rows - 2 * (rows * w).sum(-1, keepdim=True) * w
+        rows = rows if b is None else rows + rest[0]
+        signs = [pack(torch.signbit(rows), is_chunked(rows.device))] if save else []
+        return [rows.abs() if final_abs else torch.where(rest[-1], rows.abs(), rows), *signs]
+
+    y, *signs = _torch.scan(layer, [as_rows(x, u).to(dtype, copy=True)], each)
+    packed = x.new_empty(0, dtype=torch.uint8)
+    if signs:  # (layers, groups, rows, bytes)
+        packed = signs[0].narrow(0, 0, layers_with_abs(u, final_abs)).movedim(0, -2)
+        packed = packed.reshape(signs_shape(x, u, final_abs))
+    return y.reshape(x.shape).to(x.dtype).contiguous(), packed
+
+
+def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(u.shape[-2], torch.SymInt):
+        raise ValueError(
+            f"han_stack: u must have a fixed number of layers where a backward is decomposed, got {u.shape[-2]}:"
+            " keep its axis of layers static"
+        )
+    return backward(dy, y, signs, u, *rest)
 
 
 def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
@@ -29,12 +66,12 @@ def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
         x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
     ) -> Tensor:
         check_stack("x", x, u, b, final_abs, abs, dim)
-        return forward(x, u, b, final_abs, 0)[0]
+        return _forward(x, u, b, final_abs, 0)[0]
 
     return {
         ops.han_stack.default: stack,
-        ops.han_stack_forward.default: forward_op(forward, check=True),
-        ops.han_stack_backward.default: backward_op(backward, check=True),
+        ops.han_stack_forward.default: forward_op(_forward, check=True),
+        ops.han_stack_backward.default: backward_op(_backward, check=True),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from hanops import _torch
 
-weights, tools = _torch.expanded_weights()
+# By function: its u and b as the op takes them.
+_AS_STACK: dict[Any, Callable[..., tuple[Tensor, Tensor | None]]] = {}
+
+
+def _is_expanded(t: Any) -> bool:
+    weights, _ = _torch.expanded_weights()
+    return isinstance(t, weights.ExpandedWeight)
 
 
 def _arguments(
@@ -18,52 +25,70 @@ def _arguments(
     return x, u, b, final_abs, abs, dim
 
 
-def _check(x: Tensor, u: Tensor) -> None:
-    """Checks that the first axis of x numbers samples: ExpandedWeights know no other, and of u the shape alone.
+def _axis_of_samples(x: Tensor, u: Tensor, b: Tensor | None) -> int:
+    """Returns the axis of x that numbers samples: the first, or where u has groups the one after theirs.
 
     Raises:
-        ValueError: where it does not.
+        ValueError: where x has no such axis, or ExpandedWeights were made for another.
     """
-    if len(u.shape) == 3:
-        raise ValueError(
-            "han_stack: u must have no groups where ExpandedWeights ask for per-sample gradients, got shape"
-            f" {list(u.shape)}: use torch.func.vmap(torch.func.grad(...)) over x's second axis"
-        )
-    if x.dim() < 2:
+    axis = 1 if len(u.shape) == 3 else 0  # of ExpandedWeights, nothing but the shape is known
+    if len(x.shape) < axis + 2:
         raise ValueError(f"han_stack: x must have an axis of samples before its features, got shape {list(x.shape)}")
+    weights: list[Any] = [t for t in (u, b) if _is_expanded(t)]
+    sizes = {weight.batch_size for weight in weights}
+    if axis and sizes != {x.shape[axis]}:
+        wanted = " and ".join(map(str, sizes))
+        raise ValueError(
+            f"han_stack: x must have {wanted} samples in its second axis where u has groups, got shape"
+            f" {list(x.shape)}: pass batch_first=False to call_for_per_sample_grads"
+        )
+    return axis
 
 
 class HanStackPerSampleGrad(torch.autograd.Function):
     """Is the op `han_stack` with parameters that get a `grad_sample` (`call_for_per_sample_grads`)."""
 
     @staticmethod
-    def forward(ctx: Any, names: tuple[str, ...], _: Any, *given: Any) -> Tensor:
-        """Returns y; `given` are the arguments of the op, the last ones by these names."""
+    def forward(ctx: Any, names: tuple[str, ...], function: Any, *given: Any) -> Tensor:
+        """Returns y; `given` are the arguments of the function, the last ones by these names."""
+        _, tools = _torch.expanded_weights()
         args, kwargs = tools.standard_kwargs(names, given)
         x, u, b, final_abs, *flags = _arguments(*args, **kwargs)
-        _check(x, u)
-        op = torch.ops.hanops.han_stack_forward
-        y, signs = tools.forward_helper(op, (x, u, b, final_abs, 1, *flags), {})
+        axis = _axis_of_samples(x, u, b)
+
+        def run(x: Tensor, u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+            stack = x.movedim(0, axis), *_AS_STACK[function](u, b)
+            return torch.ops.hanops.han_stack_forward(*stack, final_abs, 1, *flags)
+
+        y, signs = tools.forward_helper(run, (x.movedim(axis, 0), u, b), {})
         ctx.save_for_backward(y, signs)
-        ctx.stack = u, b, final_abs
+        ctx.call = function, u, b, final_abs, axis
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Sets `grad_sample` of u and b, and returns the gradient of x, the third argument."""
-        u, b, final_abs = ctx.stack
-        parameters = [tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)]
-        needs = [ctx.needs_input_grad[2], *(isinstance(t, weights.ExpandedWeight) for t in (u, b))]
+        function, u, b, final_abs, axis = ctx.call
+        _, tools = _torch.expanded_weights()
+        stack = _AS_STACK[function](*(tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)))
+        needs = [ctx.needs_input_grad[2], _is_expanded(u), _is_expanded(b)]
 
         def of_sample(dy: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return torch.ops.hanops.han_stack_backward(dy, y, signs, *parameters, final_abs, needs)
+            return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs)
 
-        dx, du, db = torch.vmap(of_sample)(dy, *ctx.saved_tensors)
-        tools.set_grad_sample_if_exists(u, lambda _: du)
-        tools.set_grad_sample_if_exists(b, lambda _: db)
-        return None, None, dx if needs[0] else None, *(None for _ in ctx.needs_input_grad[3:])
+        dx, du, db = torch.vmap(of_sample, axis)(dy, *ctx.saved_tensors)
+        tools.set_grad_sample_if_exists(u, lambda like: du.reshape(-1, *like.shape))
+        tools.set_grad_sample_if_exists(b, lambda like: db.reshape(-1, *like.shape))
+        return None, None, dx.movedim(0, axis) if needs[0] else None, *(None for _ in ctx.needs_input_grad[3:])
 
 
-def implement(function: Any) -> None:
-    """Makes it what ExpandedWeights run for a function with the arguments of the op, or these by name."""
+def implement(function: Any, as_stack: Callable[..., tuple[Tensor, Tensor | None]]) -> None:
+    """Makes it what ExpandedWeights run for a function with the arguments of the op, or these by name.
+
+    Args:
+        function: takes x, u and b first.
+        as_stack: gives u and b of the function an axis of layers, or refuses them.
+    """
+    _AS_STACK[function] = as_stack
+    weights, _ = _torch.expanded_weights()
     weights.implements_per_sample_grads(function)(HanStackPerSampleGrad)

@@ -35,7 +35,10 @@ def onnx_translations() -> dict[_torch.OpOverload, Callable[..., Any]]:
     def stack(x: Any, u: Any, b: Any, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Any:
         rank, layers = len(x.shape), u.shape[-2]
         if not isinstance(layers, int):
-            raise ValueError(f"han_stack: u must have a fixed number of layers in an ONNX graph, got {layers}")
+            raise ValueError(
+                f"han_stack: u must have a fixed number of layers in an ONNX graph by this table, got {layers}:"
+                " leave out custom_translation_table, and the graph gets a loop"
+            )
         if layers == 0:
             return op.Identity(x)
         dtype = ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hanops
+from hanops.models.layers import GroupedLinear
 
 from .steps import documented, learns, raw_memory_is_nan, same
 
@@ -157,6 +158,33 @@ def test_from_a_dense_checkpoint(build, tmp_path):
     trained = [stack.u.clone() for stack in stacks(model)]
     model.init_weights()  # as any model does that holds this one
     assert all(torch.equal(stack.u, u) for stack, u in zip(stacks(model), trained, strict=True))
+
+
+@pytest.mark.client("transformers", "a dense checkpoint into a class that adds a grouped HanNet; trained layers stay")
+def test_groups_beside_a_dense_checkpoint(tmp_path):
+    class WithNet(type(llama())):
+        def __init__(self, config):
+            super().__init__(config)
+            self.net = hanops.models.HanNet(32, 8, 4, 2, dense_layers=(3,), groups=3)
+
+    llama().save_pretrained(tmp_path / "dense")
+    with raw_memory_is_nan():
+        model = WithNet.from_pretrained(tmp_path / "dense")
+    assert {type(m) for m in model.net.modules() if list(m.parameters(recurse=False))} == {
+        hanops.HanStack,
+        GroupedLinear,
+    }
+    for module in model.net.modules():
+        if isinstance(module, GroupedLinear):
+            bound = module.weight.shape[-1] ** -0.5
+            assert all(0 < p.abs().max() <= bound for p in module.parameters())
+    x = torch.randn(3, 5, 32)
+    learns(model.net, lambda: model.net(x).square().sum())
+    model.init_weights()
+    model.save_pretrained(tmp_path / "own")
+    with raw_memory_is_nan():
+        other = WithNet.from_pretrained(tmp_path / "own")
+    assert all(torch.equal(p, other.get_parameter(name)) for name, p in model.named_parameters())
 
 
 @pytest.mark.client("transformers", "the class of docs/clients.md")

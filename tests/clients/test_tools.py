@@ -106,35 +106,39 @@ def test_torchinfo(make):
     assert found.total_params == parameters(model)
 
 
-@pytest.mark.client("ptflops", "operations and parameters, by custom_modules_hooks")
+@pytest.mark.client("ptflops", "operations and parameters, by hanops.metrics.ptflops_hooks()")
 def test_ptflops(make):
     from ptflops import get_model_complexity_info
 
-    def hook(module, inputs, output):
-        module.__flops__ += 2 * inputs[0].numel() * module.depth
-
     model = make()
     options = {"as_strings": False, "print_per_layer_stat": False, "backend": "pytorch"}
-    with_hook = {"custom_modules_hooks": {hanops.HanStack: hook}}
-    work, size = get_model_complexity_info(model.eval(), (4,), **with_hook, **options)
+    hooks = hanops.metrics.ptflops_hooks()
+    work, size = get_model_complexity_info(model.eval(), (4,), custom_modules_hooks=hooks, **options)
     without, _ = get_model_complexity_info(model.eval(), (4,), **options)
     stack = next(module for module in model if isinstance(module, hanops.HanStack))
     assert size == parameters(model)
     assert work - without == 2 * 16 * stack.depth
 
 
-@pytest.mark.client("fvcore", "FlopCountAnalysis.set_op_handle; parameter_count")
+@pytest.mark.client("thop", "operations and parameters, by hanops.metrics.thop_hooks()")
+def test_thop(make):
+    from thop import profile
+
+    model, x = make().eval(), torch.randn(5, 4)
+    stack = next(module for module in model if isinstance(module, hanops.HanStack))
+    work, size = profile(copy.deepcopy(model), (x,), custom_ops=hanops.metrics.thop_hooks(), verbose=False)
+    without, _ = profile(copy.deepcopy(model), (x,), verbose=False)
+    assert size == parameters(model)
+    assert work - without == 2 * 5 * 16 * stack.depth
+
+
+@pytest.mark.client("fvcore", "FlopCountAnalysis with hanops.metrics.fvcore_handles(); parameter_count")
 def test_fvcore(make):
     from fvcore.nn import FlopCountAnalysis, parameter_count
 
-    def handle(inputs, outputs):
-        x, u = (value.type().sizes() for value in inputs[:2])
-        return 2 * torch.Size(x).numel() * u[-2]
-
     model = make().eval()
-    x = torch.randn(5, 4)
     stack = next(module for module in model if isinstance(module, hanops.HanStack))
-    analysis = FlopCountAnalysis(model, x).set_op_handle("hanops::han_stack", handle)
+    analysis = FlopCountAnalysis(model, torch.randn(5, 4)).set_op_handle(**hanops.metrics.fvcore_handles())
     assert analysis.by_operator()["han_stack"] == 2 * 5 * 16 * stack.depth
     assert parameter_count(model)[""] == parameters(model)
 

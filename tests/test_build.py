@@ -163,7 +163,7 @@ touch "$2"
     )
     nvcc.chmod(0o755)
     (source / "CMakeLists.txt").write_text(
-        """cmake_minimum_required(VERSION 3.26)
+        """cmake_minimum_required(VERSION 3.25)
 project(kernels LANGUAGES NONE)
 set(CMAKE_CUDA_COMPILER "${CMAKE_SOURCE_DIR}/nvcc")
 include(compile.cmake)

@@ -8,7 +8,7 @@ native = $(shell find $(1) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name
 given = $(foreach name,$(1),$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-) "$($(name))"))
 
 .PHONY: help build bench results report bench-compare gpu gpu-first gpu-second gpu-ship kernels cuda-check \
-	test test-all sanitize guard fuzz paper paper-full clients docs lint format sdist clean
+	test test-all sanitize guard fuzz paper paper-full clients docs lint format wheel sdist clean
 
 help:  ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,8 @@ lint: build  ## formatting, lints and types
 	@$(BIN)/clang-format --dry-run --Werror $(call native,csrc tests) && $(BIN)/mypy
 format: build  ## rewrite the sources in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/clang-format -i $(call native,csrc tests)
+wheel:  ## wheels to dist/, native for torch TORCH and pure; every way to install is tried in an empty environment
+	@$(PYTHON) -m tests.wheels $(call given,TORCH)
 sdist: .venv/.packages  ## a source distribution in dist/, without a network
 	@HANOPS_NO_NATIVE=1 $(PY) -c "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
 clean:  ## remove everything that a verb made

@@ -14,7 +14,7 @@ from hanops.ops.decompositions import decompositions
 from hanops.ops.translations import onnx_translations
 from hanops.optim import param_groups_weight_decay
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Explanation",
     "HanLayer",

@@ -6,16 +6,18 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import hanops
 from hanops import backends
-from hanops.backends.native import native
+from hanops.backends.native import SUPPORTED, built_for, native
 from hanops.profiling import profile
 from hanops.profiling.case import ProfileCase
 
@@ -35,6 +37,18 @@ def _backends_on(device: torch.device) -> dict[str, Any]:
     return {"device": str(device), "name": name, **vars(told)}
 
 
+def _wheel() -> str | None:
+    """Returns version and tags of the wheel that this package was installed from; None where it is in a clone."""
+    try:
+        found = distribution("hanops")
+    except PackageNotFoundError:
+        return None
+    if Path(str(found.locate_file("hanops/__init__.py"))).resolve() != Path(hanops.__file__).resolve():
+        return None  # an editable install, or a copy on the path
+    tags = re.findall(r"^Tag: (.+)$", found.read_text("WHEEL") or "", re.MULTILINE)
+    return f"{found.version} {' '.join(tags)}" if tags else None
+
+
 def _installation() -> dict[str, Any]:
     """Returns versions, what the native code is, and for every device the backends with why each runs or not."""
     try:
@@ -47,20 +61,26 @@ def _installation() -> dict[str, Any]:
     built = {} if native is None else native.build_info()
     return {
         "hanops": hanops.__version__,
+        "wheel": _wheel(),
+        "built_for": built_for(),
         "torch": torch.__version__,
+        "supported_torch": "{} to {}".format(*SUPPORTED),
         "triton": triton,
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
-        "native": {name: value for name, value in built.items() if name != "torch"} or None,
+        "native": {name: value for name, value in built.items() if name not in ("torch", "built_for")} or None,
         "devices": [_backends_on(device) for device in devices],
     }
 
 
 def _print_installation(found: dict[str, Any]) -> None:
-    for name in ("hanops", "torch", "triton", "python", "cuda", "threads"):
-        print("CUDA of torch" if name == "cuda" else name, "none" if found[name] is None else found[name])
-    for name, value in (found["native"] or {"native code": "none"}).items():
+    absent = {"wheel": "none: from a folder of sources", "built_for": "any torch, without native code"}
+    for name, value in found.items():
+        if name not in ("native", "devices"):
+            told = absent.get(name, "none") if value is None else value
+            print("CUDA of torch" if name == "cuda" else name.replace("_", " "), told)
+    for name, value in (found["native"] or {}).items():
         print(name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
     for on in found["devices"]:
         print(f"\non {on['device']}{'' if on['name'] is None else ' (' + on['name'] + ')'}:")

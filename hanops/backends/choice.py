@@ -83,7 +83,7 @@ def missing(name: str) -> str | None:
     if name == "triton" and not _has_triton:
         return "Triton is not installed"
     if name == "cpu" and native is None:
-        return "hanops was built without native code (HANOPS_NO_NATIVE)"
+        return "hanops was built without native code"
     return None
 
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+SUPPORTED = ("2.11", "2.14")  # torch: the oldest that hanops takes (pyproject.toml says so too), and the newest tested
 _MARK = b"hanops._C was built for: "  # csrc/bindings.cpp; what follows reads "torch=2.11.0+cu130 cuda=13.0"
-_REMEDY = (
-    "Build it for the torch that is here, in the folder of hanops' sources: "
-    f"{sys.executable} -m pip install --no-build-isolation --force-reinstall --no-deps ."
-)
+
+
+def _remedy(module: Path) -> str:
+    """Returns the command that builds a module again: in the tree that it stands in, or in any folder of sources."""
+    tree = module.parent.parent
+    where, what = (tree, "-e .") if (tree / "setup.py").exists() else ("the folder of hanops' sources", ".")
+    pip = f"{sys.executable} -m pip install"
+    if not any(distributions(name="pip")):
+        pip = f"uv pip install --python {sys.executable} --no-build-isolation"
+    return f"Build it for the torch that is here, in {where}: {pip} --force-reinstall --no-deps {what}"
 
 
 def _built_for(module: Path) -> tuple[str, str] | None:
     """Returns the version of torch that a module was built for and the CUDA of its kernels ('none' without)."""
     code = module.read_bytes()
     start = code.find(_MARK)
-    if start < 0:
-        return None
-    text = code[start + len(_MARK) : code.index(b"\0", start)].decode()
-    version, cuda = (word.partition("=")[2] for word in text.split())
+    return None if start < 0 else _fields(code[start : code.index(b"\0", start)].decode())
+
+
+def _fields(mark: str) -> tuple[str, str]:
+    version, cuda = (word.partition("=")[2] for word in mark.split()[-2:])
     return version, cuda
 
 
@@ -65,17 +74,22 @@ def _load() -> ModuleType | None:
     if built is not None and not _fits(built, here):
         raise ImportError(
             f"hanops: the native library {spec.origin} was built for {_told_of(*built)}, but"
-            f" {_told_here(*here)} is here."
-            f" {_REMEDY}"
+            f" {_told_here(*here)} is here. {_remedy(Path(spec.origin))}"
         )
     try:
         from hanops import _C
     except ImportError as error:
         was = f", though it was built for {_told_of(*built)}" if built else ": it tells not what it was built for"
         raise ImportError(
-            f"hanops: the native library {spec.origin} does not load with {_told_here(*here)}{was} ({error}). {_REMEDY}"
+            f"hanops: the native library {spec.origin} does not load with {_told_here(*here)}{was} ({error})."
+            f" {_remedy(Path(spec.origin))}"
         ) from error
     return _C
 
 
 native = _load()
+
+
+def built_for() -> str | None:
+    """Returns what the native module was built for, "torch 2.13.0+cpu, with CPU kernels"; None without one."""
+    return None if native is None else _told_of(*_fields(native.build_info()["built_for"]))

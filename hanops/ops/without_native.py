@@ -87,6 +87,4 @@ def define() -> None:
     library.impl("han_stack_backward", _differentiable_backward, "Autograd")
     for device_type in ("cpu", "cuda"):
         library.impl("han_stack", _autocast(device_type), f"Autocast{device_type.upper()}")
-    warnings.warn(
-        "hanops was built without native code (HANOPS_NO_NATIVE): its ops run in plain torch, slowly", stacklevel=2
-    )
+    warnings.warn("hanops was built without native code: on a CPU its ops run in plain torch, slowly", stacklevel=2)

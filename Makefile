@@ -7,7 +7,7 @@ native = $(shell find $(1) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name
 # $(call given,A B): --a and --b with the values of these variables, where they are given
 given = $(foreach name,$(1),$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-) "$($(name))"))
 
-.PHONY: help build bench results report bench-compare gpu gpu-first gpu-second gpu-ship kernels cuda-check \
+.PHONY: help build bench results report bench-compare gpu gpu-first gpu-second gpu-ship kernels cuda-check matrix \
 	test test-all sanitize guard fuzz paper paper-full clients docs lint format wheel sdist clean
 
 help:  ## print the verbs
@@ -48,6 +48,8 @@ kernels: build  ## compile every CUDA kernel for sm_80, sm_90 and sm_100; list r
 	@$(PY) -m tests.kernels
 cuda-check:  ## build with nvcc for CUDA's TORCH=2.11.0 (5 GB), test without a GPU; CUDA_PYTHON, ONLY=build, SHIP=DIR
 	@$(PYTHON) -m tests.cuda_check $(call given,TORCH CUDA_PYTHON ONLY SHIP WORKERS)
+matrix:  ## build, import and test with each torch and Python there is (11 GB); the table of docs/index.md; ROWS="A B"
+	@$(PYTHON) -m tests.matrix $(call given,ROWS WORKERS)
 
 TEST = $(PY) -m tests.emulation && $(PY) -m pytest -q --durations=10 -n $(or $(WORKERS),auto) --dist worksteal
 test: build  ## the tests, in as many processes as there are cores, or in WORKERS

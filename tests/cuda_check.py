@@ -13,50 +13,23 @@ import sys
 import time
 from pathlib import Path
 
-from .sanitize import on_package
+from .torch_builds import ROOT, TorchBuild
 
-ROOT = Path(__file__).resolve().parent.parent
-# setuptools: torch 2.11 wants an old one; NumPy: the interpreter of Triton 3.6 takes arrays of one element for numbers.
-OF_TORCH = ("torch", "triton", "setuptools", "numpy")
-PACKAGES = ["setuptools>=77", "numpy<2.4", "cmake", "ninja", "pybind11"]
-PACKAGES += ["expecttest", "hypothesis", "pytest", "pytest-benchmark", "pytest-xdist"]
 OWN = ["tests/test_cuda_build.py", "tests/test_build.py::test_library_of_another_torch"]
 OPS = ["tests/test_ops.py", "tests/test_han_stack.py", "tests/test_han_stack_backward.py"]
 OPS += ["tests/test_han_stack_conventions.py", "tests/test_derivatives.py"]
 STEPS = ("environment", "build", "test")
 
 
-class Check:
-    """One version of torch, in folders of its own, on one of the machine's Pythons."""
+class Check(TorchBuild):
+    """The build for one version of torch, with its CUDA kernels."""
 
     def __init__(self, torch: str, python: str) -> None:
-        folder = ROOT / "build" / "cuda-check"
-        self.torch, self.interpreter = torch, python
-        self.environment = folder / f"torch-{torch}"
-        self.build_folder, self.package = folder / f"build-{torch}", folder / f"package-{torch}"
-        self.python = self.environment / "bin" / "python"
+        super().__init__(ROOT / "build" / "cuda-check", torch, torch, python)
 
-    def run(self, *command: str | Path, **variables: str) -> None:
-        tools = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": tools, **variables}, check=True)
-
-    def make_environment(self) -> None:
-        """Installs torch and what builds and tests need, as in constraints.txt but for what follows from torch."""
-        if not self.python.exists():
-            self.run(self.interpreter, "-m", "venv", self.environment)
-        lines = (ROOT / "constraints.txt").read_text().splitlines()
-        constraints = self.environment / "constraints.txt"
-        others = [line for line in lines if line.partition("==")[0] not in OF_TORCH]
-        constraints.write_text("\n".join([*others, f"torch=={self.torch}", ""]))
-        pip = (self.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", constraints)
-        self.run(*pip, f"torch=={self.torch}", *PACKAGES)
-
-    def build(self, ship: str | None) -> None:
-        """Builds the package; a second call compiles what changed. A copy of the module, stripped, goes to `ship`."""
-        folders = ("--build-lib", self.package)
-        build = ("build_py", *folders, "build_ext", *folders, "--build-temp", self.build_folder)
-        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
-        self.run(self.python, "setup.py", "--quiet", *build, TORCH_CUDA_ARCH_LIST=architectures)
+    def build_and_ship(self, ship: str | None) -> None:
+        """Builds the package. A copy of the module, stripped, goes to `ship`."""
+        self.build(TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0"))
         (module,) = (self.package / "hanops").glob("_C.*.so")
         print(f"{module.relative_to(ROOT)}: {module.stat().st_size / 1e6:.1f} MB", flush=True)
         if ship:
@@ -65,13 +38,6 @@ class Check:
             stripped.unlink(missing_ok=True)
             self.run("strip", "-o", stripped, module)
             print(f"{stripped}: {stripped.stat().st_size / 1e6:.1f} MB", flush=True)
-
-    def test(self, workers: str) -> None:
-        # Not this folder's hanops, in the tests' processes either: pytest's own program, and Pythons with a safe path.
-        pytest = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider", "-n", workers)
-        arrays = "ignore:Conversion of an array with ndim:DeprecationWarning"
-        package = {**on_package(self.package), "PYTHONSAFEPATH": "1", "HANOPS_CUDA_CHECK": "1"}
-        self.run(*pytest, "-W", arrays, *OWN, *OPS, **package)
 
 
 def folder_size(folder: Path) -> str:
@@ -96,9 +62,9 @@ def main() -> None:
             if step == "environment":
                 check.make_environment()
             elif step == "build":
-                check.build(arguments.ship)
+                check.build_and_ship(arguments.ship)
             else:
-                check.test(arguments.workers)
+                check.pytest("-n", arguments.workers, *OWN, *OPS, HANOPS_CUDA_CHECK="1")
             print(f"==> {step}: {time.monotonic() - start:.0f} s", flush=True)
     print(f"{check.environment.relative_to(ROOT)}: {folder_size(check.environment)}")
 

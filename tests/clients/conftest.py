@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 import hanops
 
+from ..pages import part
 from .steps import PAGE
 
 RESULTS: dict[tuple[str, str], set[str]] = {}  # by client and what was tried: outcomes of its tests, or why skipped
@@ -86,12 +86,6 @@ def rows() -> list[str]:
         result = "failed" if "failed" in outcomes else "; ".join(sorted(outcomes))
         lines.append(f"| {package} | {known} | {tried} | {result} |")
     return lines
-
-
-def part(name: str, lines: list[str], text: str) -> str:
-    """Puts lines between the marks of a name."""
-    body = "\n".join(lines)
-    return re.sub(rf"(?s)(<!-- {name}: begin -->\n).*(<!-- {name}: end -->)", rf"\1{body}\n\2", text)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -249,6 +249,17 @@ def test_local_shards(pools):
     pools[2](shards)
 
 
+def test_where_the_compiler_has_jacobians_of_several_arguments():
+    """tests/test_compile_and_export.py leaves such a Jacobian out where torch has none of its own functions."""
+    x = torch.ones(2)
+    compiled = torch.compile(torch.func.jacfwd(torch.mul, (0, 1)), backend="aot_eager", fullgraph=True)
+    if torch.__version__ >= "2.13":
+        assert [j.shape for j in compiled(x, x)] == [(2, 2)] * 2
+    elif torch.__version__ < "2.12":
+        with pytest.raises(Exception, match="data-dependent"):
+            compiled(x, x)
+
+
 # ---- what is imported late
 
 

@@ -29,8 +29,9 @@ FOLDER = ROOT / "build" / "matrix"
 PAGE = ROOT / "docs" / "index.md"
 CORE = ["torch_versions", "han_stack", "han_stack_backward", "ops", "modules", "compile_and_export", "sharding"]
 CORE += ["distributed"]
-# Triton's interpreter is slow. What Triton compiles depends on its version alone, which `make cuda-check` tries.
-CHOSEN = "not triton"
+# What takes minutes is left out: Triton's interpreter, which `make cuda-check` tries, the code that Inductor
+# makes around the ops, and the kernels of other instruction sets than this machine's.
+CHOSEN = "not triton and not inductor and not instruction_sets"
 # A row's own process: where hanops came from, and one step of training.
 IMPORT = """
 import json, platform, torch, hanops

@@ -25,6 +25,7 @@ _context.set_forkserver_preload(["pytest", "hanops.distributed", "torch.distribu
 def _work(rank: int, size: int, store: str, pipe: Connection) -> None:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.*")
+    warnings.filterwarnings("ignore", "Guards may run slower on Python 3.13.0")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # what comes uninitialised is NaN
     timeout = timedelta(seconds=SECONDS / 2)

@@ -58,5 +58,6 @@ class TorchBuild:
         # pytest's own program, and Pythons with a safe path, put no folder of this tree before the package.
         command = (self.python.parent / "pytest", "-q", "-p", "no:cacheprovider")
         arrays = "ignore:Conversion of an array with ndim:DeprecationWarning"
+        python = "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"  # the compiler's own
         package = {**on_package(self.package), "PYTHONSAFEPATH": "1", **variables}
-        self.run(*command, "-W", arrays, *options, **package)
+        self.run(*command, "-W", arrays, "-W", python, *options, **package)

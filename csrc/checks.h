@@ -57,7 +57,6 @@ inline void check_abs(bool final_abs, bool abs) {
   TORCH_CHECK_VALUE(final_abs || abs,
                     "han_stack: final_abs must not be given where abs is False and no layer takes the absolute value, "
                     "got False");
-  TORCH_CHECK_NOT_IMPLEMENTED(abs, "han_stack: abs must be True, got False: that is not built yet");
 }
 
 // The axis of the features, of an `x` of so many axes.
@@ -148,7 +147,7 @@ inline void check_backward(const at::Tensor& dy, const std::optional<at::Tensor>
                       y->device());
   }
   TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
-  const auto shape = signs_shape(dy.sym_sizes(), layers_with_abs(u.sym_size(-2), final_abs), sign_bytes_of(dy));
+  const auto shape = signs_shape(dy.sym_sizes(), layers_with_abs(u.sym_size(-2), final_abs, abs), sign_bytes_of(dy));
   const c10::SymIntArrayRef wanted(shape);
   TORCH_CHECK_VALUE(signs.sym_sizes() == wanted, "han_stack: signs must have shape ", wanted, ", got ",
                     signs.sym_sizes());

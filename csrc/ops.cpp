@@ -96,9 +96,11 @@ struct HanStackBackward {
     const Tensor &signs = first[0], &u = first[1];
     const auto y = first == saved.begin() ? std::nullopt : OptionalTensor(saved[0]);
     const auto b = saved.end() - first < 3 ? std::nullopt : OptionalTensor(first[2]);
-    const bool final_abs = signs.sym_size(-2) == u.sym_size(-2);
+    // Of one layer without bits, it is the same whether all or the last takes no absolute value.
+    const c10::SymInt layers = u.sym_size(-2), abs_layers = signs.sym_size(-2);
+    const bool final_abs = abs_layers == layers, abs = final_abs || abs_layers == layers - 1;
     const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b && ctx->needs_input_grad(2)};
-    auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs, needs, true, -1);
+    auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs || !abs, needs, abs, -1);
     return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}};
   }
 };
@@ -245,7 +247,9 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
                                              int64_t save, bool abs, int64_t dim) {
   check_forward(x, u, b, final_abs, save, abs, dim);
   const Backend backend = select_backend(x, u);
-  if (backend == Backend::kCpu) return cpu::han_stack_forward(x, u, b, final_abs, save);
+  if (backend == Backend::kCpu) {
+    return cpu::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
+  }
   return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save, abs, dim);
 }
 
@@ -254,21 +258,23 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
                                                       Needs needs, bool abs, int64_t dim) {
   check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim);
   const Backend backend = select_backend(dy, u);
-  if (backend == Backend::kCpu) return cpu::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
+  if (backend == Backend::kCpu) {
+    return cpu::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs);
+  }
   return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
 #ifdef HANOPS_CUDA
 std::tuple<Tensor, Tensor> han_stack_forward_cuda(const Tensor& x, const Tensor& u, const OptionalTensor& b,
-                                                  bool final_abs, int64_t save, bool /*abs*/, int64_t /*dim*/) {
-  return cuda::han_stack_forward(x, u, b, final_abs, save);
+                                                  bool final_abs, int64_t save, bool abs, int64_t /*dim*/) {
+  return cuda::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_cuda(const Tensor& dy, const OptionalTensor& y,
                                                            const Tensor& signs, const Tensor& u,
                                                            const OptionalTensor& b, bool final_abs, Needs needs,
-                                                           bool /*abs*/, int64_t /*dim*/) {
-  return cuda::han_stack_backward(dy, y, signs, u, b, final_abs, needs);
+                                                           bool abs, int64_t /*dim*/) {
+  return cuda::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs);
 }
 #endif
 

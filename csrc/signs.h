@@ -16,9 +16,10 @@
 
 namespace hanops {
 
-// Layers that end in an absolute value, and so have bits.
+// Layers that end in an absolute value, and so have bits: the first so many. Without `abs` none does.
 template <class Int>
-HANOPS_SIGNS Int layers_with_abs(Int layers, bool final_abs) {
+HANOPS_SIGNS Int layers_with_abs(Int layers, bool final_abs, bool abs) {
+  if (!abs) return Int(0);
   return final_abs || layers == 0 ? layers : layers - 1;
 }
 

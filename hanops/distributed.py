@@ -25,7 +25,7 @@ from hanops import _torch
 from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
-from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, sign_bytes
 from hanops.modules import HanStack, _with_axis
 from hanops.ops.autograd import is_differentiated
 
@@ -56,7 +56,7 @@ class _HanStack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool, group: dist.ProcessGroup
+        ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: bool, group: dist.ProcessGroup
     ) -> Tensor:
         dtype = arithmetic_dtype(x.dtype)
         wide = by_layer(u).to(dtype)
@@ -64,14 +64,15 @@ class _HanStack(torch.autograd.Function):
         w = wide / largest / size
         y = x.to(dtype, copy=True, memory_format=torch.contiguous_format)
         rows = as_rows(y, u)  # a view
-        signs = x.new_empty(signs_shape(rows, u, final_abs), dtype=torch.uint8) if save else None
+        size_of_signs = sign_bytes(rows.shape[-1], is_chunked(x.device))
+        signs = x.new_empty((*rows.shape[:-1], abs_layers, size_of_signs), dtype=torch.uint8) if save else None
         for layer in range(u.shape[-2]):
             w_l = w[:, layer, None]
             alpha = _total(_dot(rows, w_l), group)
             rows.addcmul_(alpha, w_l, value=-2)
             if b is not None:
                 rows.add_(by_layer(b)[:, layer, None])
-            if layer < layers_with_abs(u, final_abs):
+            if layer < abs_layers:
                 if signs is not None:
                     signs[..., layer, :] = pack(torch.signbit(rows), is_chunked(x.device))
                 rows.abs_()
@@ -174,7 +175,8 @@ class ShardedHanStack(HanStack):
             b = None if b is None else pad(b, (0, 1))
         check_stack("x", rows, u, b)
         save = is_differentiated(rows, u, b)
-        y = _HanStack.apply(rows, u, b, self.final_abs, save, self.u.device_mesh.get_group())
+        abs_layers = layers_with_abs(u, self.final_abs, self.activation is not None)
+        y = _HanStack.apply(rows, u, b, abs_layers, save, self.u.device_mesh.get_group())
         y = y[..., :0] if empty else y
         return y if self.dim == -1 else y.movedim(-1, self.dim)
 

@@ -1,6 +1,7 @@
 """The Han layer and the Han stack as functions. torch.fx and TorchScript read the annotations: they are no strings."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,21 @@ _op = torch.ops.hanops.han_stack.default
 _OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")
 
 
-def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
+def _takes_abs(function: str, activation: Any) -> bool:
+    """Tells whether layers take the absolute value, after the check of `activation`."""
+    if activation is not None and activation != "abs":
+        raise ValueError(f"{function}: activation must be 'abs' or None, got {activation!r}")
+    return activation is not None
+
+
+def han_stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    *,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+) -> Tensor:
     """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
 
     The forward keeps its output and one bit per element and layer for the backward, which rebuilds every activation
@@ -27,13 +42,15 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
             float32.
         b: biases of the shape and dtype of u, or None.
         final_abs: False leaves the last layer without its absolute value.
+        activation: 'abs', or None for no absolute value in any layer: a chain of reflections and biases. Its backward
+            reflects back from the output, and keeps no bits.
 
     Returns:
         The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
 
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
-        ValueError: for a shape or a device that does not fit.
+        ValueError: for a shape or a device that does not fit, or final_abs=False where no layer has an activation.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
 
@@ -45,9 +62,9 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     tensor([[0.5000, 1.5000]])
     """
     if has_torch_function_variadic(x, u, b):
-        return handle_torch_function(han_stack, (x, u, b), x, u, b, final_abs=final_abs)
+        return handle_torch_function(han_stack, (x, u, b), x, u, b, final_abs=final_abs, activation=activation)
     try:
-        return _op(x, u, b, final_abs)
+        return _op(x, u, b, final_abs, _takes_abs("han_stack", activation))
     except RuntimeError as error:  # of an argument that is no tensor, or no bool
         found = _OF_ANOTHER_TYPE.search(str(error))
         if found is None:
@@ -56,7 +73,14 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         raise TypeError(f"han_stack: {found[2]} must be a {wanted}, got {found[3]}") from None
 
 
-def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True) -> Tensor:
+def han_layer(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    *,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+) -> Tensor:
     """Applies one Han layer, |x - 2 (u . x) / |u|^2 u + b|.
 
     Args:
@@ -64,6 +88,7 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
         u: reflector, (features,), of any non-zero scale; the dtype of x or float32.
         b: bias of the shape and dtype of u, or None.
         final_abs: False leaves out the absolute value: a plain reflection plus bias.
+        activation: 'abs', or None, which leaves it out too.
 
     Returns:
         The output, contiguous, of the shape and dtype of x.
@@ -79,8 +104,8 @@ def han_layer(x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool 
     tensor([2., 5.])
     """
     if has_torch_function_variadic(x, u, b):
-        return handle_torch_function(han_layer, (x, u, b), x, u, b, final_abs=final_abs)
-    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs)
+        return handle_torch_function(han_layer, (x, u, b), x, u, b, final_abs=final_abs, activation=activation)
+    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs, activation=activation)
 
 
 def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -100,16 +125,22 @@ def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]
     return u.unsqueeze(0), None if b is None else b.unsqueeze(0)
 
 
-def _scripted_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
-    return torch.ops.hanops.han_stack(x, u, b, final_abs)
+def _scripted_stack(
+    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, activation: str | None = "abs"
+) -> Tensor:
+    if activation is not None and activation != "abs":
+        raise ValueError(f"han_stack: activation must be 'abs' or None, got {activation}")
+    return torch.ops.hanops.han_stack(x, u, b, final_abs, activation is not None)
 
 
-def _scripted_layer(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
+def _scripted_layer(
+    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, activation: str | None = "abs"
+) -> Tensor:
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {u.shape}")
     if b is not None and b.dim() != 1:
         raise ValueError(f"han_layer: b must have shape (features,), got {b.shape}")
-    return torch.ops.hanops.han_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs)
+    return _scripted_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs, activation)
 
 
 # What TorchScript compiles in their place: its language has no `try`, and no defaults of keyword-only arguments.

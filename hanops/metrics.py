@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hanops.definition.signs import layers_with_abs
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanLayer, HanStack
 
@@ -45,7 +46,7 @@ def activation_ratio(model: nn.Module, x: Tensor) -> float:
     def add(module: nn.Module, _: object, y: Tensor) -> None:
         nonlocal count
         if isinstance(module, HanStack):
-            count += y.numel() * (module.depth if module.final_abs else module.depth - 1)
+            count += y.numel() * layers_with_abs(module.u, module.final_abs, module.activation is not None)
         else:
             count += y.numel()
 

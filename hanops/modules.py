@@ -58,6 +58,7 @@ class HanStack(SelfDrawn):
         groups: number of independent stacks. The input then has shape (groups, ..., features), as in `torch.bmm`.
         bias: False leaves out b.
         final_abs: False leaves the last layer without its absolute value.
+        activation: 'abs', or None for no absolute value in any layer: a chain of reflections and biases.
         device: where the parameters are made.
         dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any of the four.
 
@@ -67,7 +68,7 @@ class HanStack(SelfDrawn):
 
     Raises:
         TypeError: for arguments of a wrong type.
-        ValueError: for features < 1, depth < 0 or groups < 1.
+        ValueError: for features < 1, depth < 0, groups < 1, or another activation.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1 and the authors' initialisation.
 
@@ -82,6 +83,7 @@ class HanStack(SelfDrawn):
     dim: int
     groups: int | None
     final_abs: bool
+    activation: str | None = "abs"  # of modules that were pickled before there was a choice
     b: Tensor | None
 
     def __init__(
@@ -93,6 +95,7 @@ class HanStack(SelfDrawn):
         groups: int | None = None,
         bias: bool = True,
         final_abs: bool = True,
+        activation: str | None = "abs",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -108,7 +111,12 @@ class HanStack(SelfDrawn):
             raise TypeError(f"{name}: dtype must be float64, float32, bfloat16 or float16, got {dtype!r}")
         if groups is not None and dim == 0:
             raise ValueError(f"{name}: dim must not be 0, the axis of the groups, got 0")
-        self.features, self.depth, self.dim, self.groups, self.final_abs = features, depth, dim, groups, final_abs
+        if activation is not None and activation != "abs":
+            raise ValueError(f"{name}: activation must be 'abs' or None, got {activation!r}")
+        if activation is None and not final_abs:
+            raise ValueError(f"{name}: final_abs must not be given where activation is None, got False")
+        self.features, self.depth, self.dim, self.groups = features, depth, dim, groups
+        self.final_abs, self.activation = final_abs, activation
         shape = (depth, features) if groups is None else (groups, depth, features)
         self.u = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -133,10 +141,12 @@ class HanStack(SelfDrawn):
             x: `features` long along `dim`; with groups, (groups, ..., features).
         """
         if self.dim == -1:
-            return han_stack(x, self.u, self.b, final_abs=self.final_abs)
+            return han_stack(x, self.u, self.b, final_abs=self.final_abs, activation=self.activation)
         name = "HanStack" if torch.jit.is_scripting() else type(self).__name__  # type: ignore[attr-defined]
         x = _with_axis(name, x, self.dim, self.groups is not None)
-        return han_stack(x.movedim(self.dim, -1), self.u, self.b, final_abs=self.final_abs).movedim(-1, self.dim)
+        x = x.movedim(self.dim, -1)
+        y = han_stack(x, self.u, self.b, final_abs=self.final_abs, activation=self.activation)
+        return y.movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, after features and depth."""
@@ -148,6 +158,8 @@ class HanStack(SelfDrawn):
         parts.append(f"bias={self.b is not None}")
         if not self.final_abs:
             parts.append("final_abs=False")
+        if self.activation is None:
+            parts.append("activation=None")
         return ", ".join(parts)
 
 
@@ -156,7 +168,7 @@ class HanLayer(HanStack):
 
     Args:
         features: size of the axis that is reflected.
-        dim, groups, bias, final_abs, device, dtype: as in `HanStack`.
+        dim, groups, bias, final_abs, activation, device, dtype: as in `HanStack`.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
 
@@ -173,12 +185,12 @@ class HanLayer(HanStack):
         groups: int | None = None,
         bias: bool = True,
         final_abs: bool = True,
+        activation: str | None = "abs",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            features, 1, dim=dim, groups=groups, bias=bias, final_abs=final_abs, device=device, dtype=dtype
-        )
+        options: dict[str, Any] = {"final_abs": final_abs, "activation": activation, "device": device, "dtype": dtype}
+        super().__init__(features, 1, dim=dim, groups=groups, bias=bias, **options)
 
 
 @torch.fx.wrap  # one node of a traced graph

@@ -11,12 +11,15 @@ from torch import Tensor
 import hanops
 from hanops.definition import reference
 
-Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
+Stack = Callable[..., Tensor]  # of x, u, b, final_abs and, where it is not True, abs
+
+# final_abs and abs: which layers take the absolute value
+ABSOLUTES = {"all": (True, True), "all but the last": (False, True), "none": (True, False)}
 
 
-def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True) -> Tensor:
+def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True) -> Tensor:
     """The stack under test, as `check` calls it."""
-    return hanops.han_stack(x, u, b, final_abs=final_abs)
+    return hanops.han_stack(x, u, b, final_abs=final_abs, activation="abs" if abs else None)
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Problem:
     b: Tensor | None
     dy: Tensor
     final_abs: bool = True
+    abs: bool = True
 
     def inputs(self, dtype: torch.dtype | None = None) -> list[Tensor]:
         tensors = [t for t in (self.x, self.u, self.b) if t is not None]
@@ -36,7 +40,8 @@ class Problem:
     def run(self, stack: Stack, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Returns y, dx, du and db of `stack`, computed from the inputs converted to `dtype`."""
         inputs = self.inputs(dtype)
-        y = stack(inputs[0], inputs[1], inputs[2] if self.b is not None else None, self.final_abs)
+        flags = (self.final_abs,) if self.abs else (self.final_abs, self.abs)
+        y = stack(inputs[0], inputs[1], inputs[2] if self.b is not None else None, *flags)
         grads = torch.autograd.grad(y, inputs, self.dy.to(y.dtype))
         return dict(zip(("y", "dx", "du", "db"), (y.detach(), *grads), strict=False))
 
@@ -52,6 +57,7 @@ def problem(
     bias: float | None = 0.3,
     scale: float = 1.0,
     final_abs: bool = True,
+    abs: bool = True,
     aligned: bool | None = None,
     device: torch.device | str = "cpu",
 ) -> Problem:
@@ -72,7 +78,7 @@ def problem(
     x, dy = rows_of(scale), rows_of(1.0)
     u = torch.randn(*lead, layers, features, device=device).to(parameters or dtype)
     b = None if bias is None else (bias * torch.randn(*lead, layers, features, device=device)).to(parameters or dtype)
-    return Problem(x, u, b, dy, final_abs)
+    return Problem(x, u, b, dy, final_abs, abs)
 
 
 def activations(p: Problem) -> list[Tensor]:
@@ -81,7 +87,7 @@ def activations(p: Problem) -> list[Tensor]:
     zs = [x]
     for layer in range(u.shape[-2]):
         b = None if p.b is None else p.b.double()[..., layer : layer + 1, :]
-        x = zs[-1] if layer == 0 else zs[-1].abs()
+        x = zs[-1] if layer == 0 or not p.abs else zs[-1].abs()
         zs.append(reference.han_stack(x, u[..., layer : layer + 1, :], b, final_abs=False))
     return zs
 
@@ -97,7 +103,7 @@ def near_kinks(p: Problem, zs: list[Tensor]) -> Tensor:
     """Tells which rows have some |z| within rounding of 0, where either derivative is right."""
     near = torch.zeros(p.x.shape[:-1], dtype=torch.bool, device=p.x.device)
     for layer, z in enumerate(zs[1:], start=1):
-        if layer < len(zs) - 1 or p.final_abs:
+        if p.abs and (layer < len(zs) - 1 or p.final_abs):
             near |= within_rounding(z, layer, p.x.dtype).any(-1)
     return near
 
@@ -148,7 +154,7 @@ def eager_runs(p: Problem) -> list[dict[str, Tensor]]:
     for order in range(orders):
         features = torch.arange(p.x.shape[-1]) if order == 0 else torch.randperm(p.x.shape[-1])
         back = features.argsort()
-        shuffled = Problem(p.x[..., features], p.u[..., features], None, p.dy[..., features], p.final_abs)
+        shuffled = Problem(p.x[..., features], p.u[..., features], None, p.dy[..., features], p.final_abs, p.abs)
         shuffled.b = None if p.b is None else p.b[..., features]
         run = shuffled.run(reference.han_stack, dtype)
         runs.append({name: value[..., back] for name, value in run.items()})

@@ -14,7 +14,7 @@ import hanops
 from hanops.backends.native import native
 from hanops.definition import reference
 
-from .accuracy import Problem, assert_same, check, problem, relative, stack
+from .accuracy import ABSOLUTES, Problem, assert_same, check, problem, relative, stack
 
 
 @pytest.mark.parametrize("features", [1, 7, 30, 127, 200, 333, 784, 1000, 1025, 4097])
@@ -24,9 +24,10 @@ def test_widths(backend, device, dtype, features, interpreted):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 199])
-@pytest.mark.parametrize("final_abs", [True, False])
-def test_rows(backend, device, dtype, rows, final_abs):
-    check(stack, problem(rows, 40, 5, dtype, final_abs=final_abs, device=device))
+@pytest.mark.parametrize("absolutes", ABSOLUTES)
+def test_rows(backend, device, dtype, rows, absolutes):
+    final_abs, abs = ABSOLUTES[absolutes]
+    check(stack, problem(rows, 40, 5, dtype, final_abs=final_abs, abs=abs, device=device))
 
 
 @pytest.mark.parametrize(
@@ -38,18 +39,32 @@ def test_narrow(backend, device, dtype, rows, features, layers, interpreted):
     """Enough rows for the CPU's kernel with rows in the lanes, and enough layers for its sign words to be exchanged."""
     layers = min(layers, 3) if interpreted else layers
     check(stack, problem(rows, features, layers, dtype, final_abs=rows % 2 == 0, device=device))
+    check(stack, problem(rows, features, layers, dtype, abs=False, device=device))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("final_abs", [True, False])
+@pytest.mark.parametrize("absolutes", ABSOLUTES)
 @pytest.mark.parametrize("bias", [None, 0.3])
-def test_shallow(backend, device, dtype, layers, final_abs, bias):
-    check(stack, problem(9, 21, layers, dtype, final_abs=final_abs, bias=bias, device=device))
+def test_shallow(backend, device, dtype, layers, absolutes, bias):
+    final_abs, abs = ABSOLUTES[absolutes]
+    check(stack, problem(9, 21, layers, dtype, final_abs=final_abs, abs=abs, bias=bias, device=device))
 
 
 def test_deep(backend, device, dtype, interpreted, emulated, record_property):
     rows, layers = 16 if emulated else 48, 30 if interpreted else 1000
     record_property("rows on a kink", check(stack, problem(rows, 64, layers, dtype, bias=0.07, device=device)))
+
+
+def test_deep_without_abs(backend, device, dtype, interpreted, emulated):
+    rows, layers = 16 if emulated else 48, 30 if interpreted else 1000
+    check(stack, problem(rows, 64, layers, dtype, bias=0.07, abs=False, device=device))
+
+
+@pytest.mark.parametrize("features", [127, 200, 333, 784, 1000, 1025, 4097])
+def test_widths_without_abs(backend, device, features, interpreted):
+    """Of every tile on a GPU: they have kernels of their own there."""
+    rows = 3 if interpreted and features > 500 else 19
+    check(stack, problem(rows, features, 3, torch.float32, abs=False, device=device))
 
 
 def test_seven_layers_of_333(backend, device, dtype, interpreted):
@@ -77,10 +92,11 @@ def test_grouped(backend, device, dtype, groups, rows, interpreted):
 
 
 @pytest.mark.parametrize("features", [5000, 8193, 16384, 20000])
-@pytest.mark.parametrize("final_abs", [True, False])
-def test_wide_rows(backend, device, features, final_abs):
+@pytest.mark.parametrize("absolutes", ABSOLUTES)
+def test_wide_rows(backend, device, features, absolutes):
     """Wider than what a GPU's registers hold, for all or for du and db."""
-    check(stack, problem(2, features, 2, torch.float32, final_abs=final_abs, device=device))
+    final_abs, abs = ABSOLUTES[absolutes]
+    check(stack, problem(2, features, 2, torch.float32, final_abs=final_abs, abs=abs, device=device))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

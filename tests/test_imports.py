@@ -22,7 +22,7 @@ ARROWS = {
     "models": "modules definition",
     "conversion": "modules models selection definition _torch",
     "optim": "modules selection",
-    "metrics": "modules models",
+    "metrics": "modules models definition",
     "distributed": "modules ops backends definition _torch",
     "hanops": "backends ops functional modules models conversion optim metrics distributed",  # itself
     "profiling": "hanops backends definition",

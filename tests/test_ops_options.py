@@ -22,7 +22,6 @@ ops = torch.ops.hanops
 NONE_YET, WRONG = NotImplementedError, ValueError
 # of rows (2, 3, 4): the options, and what is said of them
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"abs": False}, NONE_YET, "abs must be True, got False: that is not built yet"),
     (
         {"final_abs": False, "abs": False},
         WRONG,

@@ -74,9 +74,9 @@ struct Packed {
   int64_t packed_bytes;
   Stack shape;
 
-  Packed(const Kernels& kernels, const Tensor& x, const Tensor& u, const std::optional<Tensor>& b, bool final_abs,
+  Packed(const Kernels& kernels, const Tensor& x, const Tensor& u, const std::optional<Tensor>& b, int64_t abs_layers,
          int64_t groups) {
-    shape = {storage_of(x), u.size(-1), u.size(-2), final_abs, nullptr, nullptr};
+    shape = {storage_of(x), u.size(-1), u.size(-2), abs_layers, nullptr, nullptr};
     const Tensor u_rows = u.contiguous(), b_rows = b ? b->contiguous() : Tensor();
     packed_bytes = round_up(shape.layers * kernels.layer_bytes(shape), kAlignment);
     memory = c10::GetCPUAllocator()->allocate(groups * (packed_bytes + shape.layers * 2 * sizeof(double)));
@@ -125,18 +125,18 @@ char* offset(const Tensor& t, int64_t elements) {
 
 struct Extent {
   bool grouped;
-  int64_t groups, rows, features, layers, layers_with_abs;
+  int64_t groups, rows, features, layers, abs_layers;
 
-  Extent(const Tensor& x, const Tensor& u, bool final_abs)
+  Extent(const Tensor& x, const Tensor& u, int64_t abs_layers)
       : grouped(u.dim() == 3),
         groups(grouped ? u.size(0) : 1),
         features(u.size(-1)),
         layers(u.size(-2)),
-        layers_with_abs(hanops::layers_with_abs(layers, final_abs)) {
+        abs_layers(abs_layers) {
     rows = groups ? x.numel() / (groups * features) : 0;
   }
 
-  int64_t signs_per_group() const { return rows * layers_with_abs * sign_bytes(features); }
+  int64_t signs_per_group() const { return rows * abs_layers * sign_bytes(features); }
 };
 
 // Rows shared out in units, evenly; the last part also takes the rows that are no whole unit.
@@ -173,10 +173,10 @@ const Kernels& kernels() {
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const std::optional<Tensor>& b,
-                                             bool final_abs, bool save) {
-  const Extent n(x, u, final_abs);
+                                             int64_t abs_layers, bool save) {
+  const Extent n(x, u, abs_layers);
   const at::DimVector signs_sizes =
-      save ? signs_shape(x.sizes(), n.layers_with_abs, sign_bytes(n.features)) : at::DimVector{0};
+      save ? signs_shape(x.sizes(), n.abs_layers, sign_bytes(n.features)) : at::DimVector{0};
   const Tensor signs = at::cpu::empty(signs_sizes, x.options().dtype(at::kByte));
   if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
   Tensor y = at::cpu::empty(x.sizes(), x.options());
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
 
   const Kernels& k = kernels();
   const Rows x_rows(x, n.grouped);
-  const Packed packed(k, x, u, b, final_abs, n.groups);
+  const Packed packed(k, x, u, b, abs_layers, n.groups);
   const Parts parts(n.rows, k.task_rows(packed.shape), n.rows);  // a unit each
   const int64_t units = parts.count, grain = ceil_div(kForwardGrain, parts.unit * n.features * n.layers);
   at::parallel_for(0, n.groups * units, grain, [&](int64_t begin, int64_t end) {
@@ -192,7 +192,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
     while (begin < end) {
       const int64_t g = begin / units, first = begin % units, last = std::min(units, first + end - begin);
       const Forward call{x_rows.group(g), offset(y, g * n.rows * n.features),
-                         save ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
+                         save && abs_layers > 0 ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
       k.forward(packed.stack(g, n.groups), call, parts.begin(first), parts.begin(last), scratch);
       begin += last - first;
     }
@@ -202,9 +202,9 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const std::optional<Tensor>& y,
                                                       const Tensor& signs, const Tensor& u,
-                                                      const std::optional<Tensor>& b, bool final_abs,
+                                                      const std::optional<Tensor>& b, int64_t abs_layers,
                                                       std::array<bool, 3> needs) {
-  const Extent n(dy, u, final_abs);
+  const Extent n(dy, u, abs_layers);
   const auto [needs_dx, needs_du, needs_db] = needs;
   const auto none = [](const Tensor& like) { return at::cpu::empty({0}, like.options()); };
   if (n.layers == 0 || dy.numel() == 0) {
@@ -218,8 +218,8 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   const Kernels& k = kernels();
   const Rows dy_rows(dy, n.grouped);
   const std::optional<Rows> y_rows = needs_du ? std::optional<Rows>(std::in_place, *y, n.grouped) : std::nullopt;
-  const Tensor bits = signs.contiguous();
-  const Packed packed(k, dy, u, b, final_abs, n.groups);
+  const Tensor bits = abs_layers > 0 ? signs.contiguous() : at::zeros({sign_bytes(n.features)}, signs.options());
+  const Packed packed(k, dy, u, b, abs_layers, n.groups);
   const bool sums = needs_du || needs_db;
   const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
   const Parts split(n.rows, k.task_rows(packed.shape), most_sums(n.rows));

@@ -1,4 +1,5 @@
 // The CPU implementation of han_stack_forward and han_stack_backward, for arguments that ops.cpp has checked.
+// The first `abs_layers` layers take the absolute value: all, all but the last, or none.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,12 +11,12 @@
 namespace hanops::cpu {
 
 std::tuple<at::Tensor, at::Tensor> han_stack_forward(const at::Tensor& x, const at::Tensor& u,
-                                                     const std::optional<at::Tensor>& b, bool final_abs, bool save);
+                                                     const std::optional<at::Tensor>& b, int64_t abs_layers, bool save);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> han_stack_backward(const at::Tensor& dy,
                                                                   const std::optional<at::Tensor>& y,
                                                                   const at::Tensor& signs, const at::Tensor& u,
-                                                                  const std::optional<at::Tensor>& b, bool final_abs,
-                                                                  std::array<bool, 3> needs);
+                                                                  const std::optional<at::Tensor>& b,
+                                                                  int64_t abs_layers, std::array<bool, 3> needs);
 
 }  // namespace hanops::cpu

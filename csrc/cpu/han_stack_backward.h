@@ -31,7 +31,7 @@ struct BackwardTile {
   // What the passes are to fetch: the rows and bits of the tile from `next_row` on, and the memory of this one's dx.
   template <class S>
   void prefetch(const Stack& stack, const Backward& call, int64_t next_row) {
-    const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    const int64_t block = R * stack.features * sizeof(S), signs = stack.abs_layers * sign_bytes(stack.features);
     to_come.add(static_cast<const S*>(call.dy.data) + next_row * call.dy.row_stride, block);
     to_come.add(kDu ? static_cast<const S*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
     to_come.add(call.dx ? static_cast<S*>(call.dx) + row * stack.features : nullptr, block);
@@ -43,7 +43,7 @@ struct BackwardTile {
   HANOPS_NOINLINE void enter(const Stack& stack, const Backward& call) {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const int64_t last = stack.layers - 1;
-    const bool has_abs = stack.final_abs;
+    const bool has_abs = stack.abs_layers == stack.layers;
     const Matrix dy = call.dy, y = call.y;
     const A* parameters = layer_parameters<A>(stack, last);
     const auto tile = state;

@@ -27,7 +27,7 @@ struct ForwardTile {
   // What the passes are to fetch: x of the tile from `next_row` on, and the memory of this one's results.
   template <class S>
   void prefetch(const Stack& stack, const Forward& call, int64_t next_row) {
-    const int64_t block = R * stack.features * sizeof(S), signs = stack.layers_with_abs() * sign_bytes(stack.features);
+    const int64_t block = R * stack.features * sizeof(S), signs = stack.abs_layers * sign_bytes(stack.features);
     to_come.add(static_cast<const S*>(call.x.data) + next_row * call.x.row_stride, block);
     to_come.add(static_cast<const S*>(call.y) + row * stack.features, block);
     to_come.add(call.signs ? call.signs + row * signs : nullptr, R * signs);
@@ -119,7 +119,8 @@ void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t
   using A = Arithmetic<S>;
   const TilesInCache<A> cache(scratch, Tile<A, R, 1>::size(stack.features), tiles);
   const int64_t side_by_side = cache.count();
-  const Keep<A> keep(true, stack.features), keep_last(stack.final_abs, stack.features);
+  const bool final_abs = stack.abs_layers == stack.layers;
+  const Keep<A> keep(stack.abs_layers > 0, stack.features), keep_last(final_abs, stack.features);
   for (int64_t first = 0; first < tiles; first += side_by_side) {
     const int64_t count = std::min(side_by_side, tiles - first);
     std::optional<ForwardTile<A, R>> tile[kMostTiles];
@@ -134,7 +135,7 @@ void forward_tiles(const Stack& stack, const Forward& call, int64_t row, int64_t
         for (int64_t t = 0; t < count; ++t) tile[t]->template pass<kSave, prefetch>(stack, call, layer, keep);
       }
     });
-    with_flag(kSave && stack.final_abs, [&](auto save_last) {
+    with_flag(kSave && final_abs, [&](auto save_last) {
       for (int64_t t = 0; t < count; ++t) tile[t]->template leave<S, save_last>(stack, call, keep_last);
     });
   }

@@ -84,7 +84,7 @@ class LaneSigns {
       : rows_(stack, signs, row, 0),
         bytes_(sign_bytes(stack.features)),
         words_(sign_word_count(stack.features)),
-        layers_(stack.layers_with_abs()),
+        layers_(stack.abs_layers),
         memory_(memory) {}
 
   HANOPS_INLINE float* at(int64_t layer, int64_t word, int g) const {

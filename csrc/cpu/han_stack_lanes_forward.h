@@ -106,7 +106,8 @@ struct ForwardLanes {
 template <class S, int G, bool kSave>
 void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
-  const Keep<float> keep(true, features), keep_last(stack.final_abs, features);
+  const bool final_abs = stack.abs_layers == stack.layers;
+  const Keep<float> keep(stack.abs_layers > 0, features), keep_last(final_abs, features);
   const int64_t state_size = LaneTile<G, 1>::size(features), words_size = kSave ? LaneSigns<G, uint8_t>::kSize : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size) * sizeof(float)));
   ForwardLanes<G> tile{{memory}, {stack, call.signs, row, memory + state_size}, {}};
@@ -116,7 +117,7 @@ void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch
     tile.template pass<kSave, true>(stack, layer, keep);
     if (kSave && tile.signs.ends(layer)) tile.signs.flush(layer);
   }
-  if (kSave && stack.final_abs) {
+  if (kSave && final_abs) {
     tile.template pass<true, false>(stack, last, keep_last);
     tile.signs.flush(last);
   } else {

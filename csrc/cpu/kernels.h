@@ -15,11 +15,9 @@ struct Stack {
   Storage storage;
   int64_t features;
   int64_t layers;
-  bool final_abs;
-  void* packed;   // (layers, column vectors, {w, b}, lanes): w = u / |u|, zero beyond `features`
-  double* norms;  // (layers, 2): |u| as a product of two factors, neither of which overflows
-
-  int64_t layers_with_abs() const { return hanops::layers_with_abs(layers, final_abs); }
+  int64_t abs_layers;  // the first so many end in an absolute value, and have bits: all, all but the last, or none
+  void* packed;        // (layers, column vectors, {w, b}, lanes): w = u / |u|, zero beyond `features`
+  double* norms;       // (layers, 2): |u| as a product of two factors, neither of which overflows
 };
 
 // Reflectors and biases as the user gives them: (layers, features), contiguous. `b` may be null.
@@ -39,13 +37,13 @@ struct Matrix {
 struct Forward {
   Matrix x;
   void* y;         // (rows, features), contiguous
-  uint8_t* signs;  // (rows, layers with abs, sign_bytes), or null where no bit is kept
+  uint8_t* signs;  // (rows, abs_layers, sign_bytes), or null where no bit is kept
 };
 
 struct Backward {
   Matrix dy;
   Matrix y;              // data is null where du is not wanted
-  const uint8_t* signs;  // as Forward wrote them
+  const uint8_t* signs;  // as Forward wrote them; of a stack without bits, one row and layer of zeros
   void* dx;              // (rows, features), contiguous, or null
   bool needs_db;
 };

@@ -73,15 +73,15 @@ HANOPS_INLINE void write(const Vec<Arithmetic<S>>& v, S* p, int64_t columns) {
   std::memcpy(p, scattered, columns * sizeof(S));
 }
 
-// The sign bytes of one layer, from row `row` on.
+// The sign bytes of one layer, from row `row` on. All rows and layers of a stack without bits read the same ones.
 template <class Byte>
 struct SignRows {
   Byte* first;
   int64_t stride;
 
   SignRows(const Stack& stack, Byte* signs, int64_t row, int64_t layer)
-      : first(nullptr), stride(stack.layers_with_abs() * sign_bytes(stack.features)) {
-    if (signs) first = signs + row * stride + layer * sign_bytes(stack.features);
+      : first(nullptr), stride(stack.abs_layers * sign_bytes(stack.features)) {
+    if (signs) first = signs + (stride ? row * stride + layer * sign_bytes(stack.features) : 0);
   }
   HANOPS_INLINE Byte* at(int64_t r, int64_t column) const { return first + r * stride + sign_bit(column).byte; }
 };

@@ -37,12 +37,12 @@ int as_int(int64_t size, const char* what) {
 }
 
 template <class Call>
-Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs) {
+Call call_of(const Tensor& x, const Tensor& u, const OptionalTensor& b, int64_t abs_layers) {
   Call call;
   call.groups = u.dim() == 3 ? u.size(0) : 1;
   call.features = as_int(u.size(-1), "features");
   call.layers = as_int(u.size(-2), "layers");
-  call.abs_layers = layers_with_abs(call.layers, final_abs);
+  call.abs_layers = static_cast<int>(abs_layers);
   call.rows = call.groups ? x.numel() / (call.groups * call.features) : 0;
   call.type = type_of(x);
   call.parameter_type = type_of(u);
@@ -76,12 +76,12 @@ OptionalTensor contiguous(const OptionalTensor& t) { return t ? OptionalTensor(t
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                             bool save) {
+std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b,
+                                             int64_t abs_layers, bool save) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(x));
   const Tensor u_packed = u.contiguous();
   const OptionalTensor b_packed = contiguous(b);
-  auto call = call_of<ForwardCall>(x, u_packed, b_packed, final_abs);
+  auto call = call_of<ForwardCall>(x, u_packed, b_packed, abs_layers);
   const at::DimVector signs_sizes =
       save ? signs_shape<int64_t>(x.sizes(), call.abs_layers, chunked_sign_bytes(call.features)) : at::DimVector{0};
   const Tensor signs = at::empty(signs_sizes, x.options().dtype(at::kByte));
@@ -98,12 +98,12 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
-                                                      const Tensor& u, const OptionalTensor& b, bool final_abs,
+                                                      const Tensor& u, const OptionalTensor& b, int64_t abs_layers,
                                                       std::array<bool, 3> needs) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(dy));
   const Tensor u_packed = u.contiguous(), signs_packed = signs.contiguous();
   const OptionalTensor b_packed = contiguous(b);
-  auto call = call_of<BackwardCall>(dy, u_packed, b_packed, final_abs);
+  auto call = call_of<BackwardCall>(dy, u_packed, b_packed, abs_layers);
   const auto output = [](const Tensor& like, bool needed) {
     return needed ? at::empty_like(like, at::MemoryFormat::Contiguous) : at::empty({0}, like.options());
   };

@@ -9,7 +9,8 @@ namespace {
 template <class A, int R, int K, int V, int T, int W>
 constexpr ForwardTile tile(int warps_per_sm = 8) {
   using Own = Tile<A, R, K, V, T, W>;
-  return {{R, K, V, T, W, warps_per_sm}, {forward<Own, false>, forward<Own, true>}};
+  return {
+      {R, K, V, T, W, warps_per_sm}, {forward<Own, true, false>, forward<Own, true, true>}, forward<Own, false, false>};
 }
 
 // clang-format off
@@ -38,15 +39,19 @@ constexpr ForwardTile kOneRow = tile<A, 1, 8, 1, 0, 0>(16);
 
 template <>
 const ForwardKernels& forward_kernels<float>() {
-  static const ForwardKernels kernels{
-      kManyRows, kOneRow<float>, {forward_streaming<float, false>, forward_streaming<float, true>}};
+  static const ForwardKernels kernels{kManyRows,
+                                      kOneRow<float>,
+                                      {forward_streaming<float, true, false>, forward_streaming<float, true, true>},
+                                      forward_streaming<float, false, false>};
   return kernels;
 }
 
 template <>
 const ForwardKernels& forward_kernels<double>() {
-  static const ForwardKernels kernels{
-      {}, kOneRow<double>, {forward_streaming<double, false>, forward_streaming<double, true>}};
+  static const ForwardKernels kernels{{},
+                                      kOneRow<double>,
+                                      {forward_streaming<double, true, false>, forward_streaming<double, true, true>},
+                                      forward_streaming<double, false, false>};
   return kernels;
 }
 

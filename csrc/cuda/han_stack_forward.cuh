@@ -9,14 +9,14 @@ namespace hanops::cuda {
 
 // One layer of a tile; a holds -2 w . x of this layer before, and of the next one after, and w is this layer's, then
 // the next one's. Sign bits of the registers in `valid` go to `signs`.
-template <class Tile, bool kAbs, bool kSave, class A>
+template <class Tile, bool kBelow, bool kAbs, bool kSave, class A>
 __device__ __forceinline__ void forward_layer(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], A (&a)[Tile::R],
                                               ThreadGroup<Tile>& threads, const A* parameters, bool last, int columns,
                                               uint8_t* signs, unsigned sign_stride, unsigned valid) {
   A dot[Tile::R] = {};
   unsigned bits[Tile::R][Tile::V] = {};
-  reflect<Tile, kAbs, kSave>(x, w, a, dot, bits, parameters + columns, last ? parameters : parameters + 2 * columns,
-                             columns / 8);
+  reflect<Tile, kBelow, kAbs, kSave>(x, w, a, dot, bits, parameters + columns,
+                                     last ? parameters : parameters + 2 * columns, columns / 8);
   if (kSave) write_tile_signs<Tile>(signs, threads, sign_stride, valid, bits);
   if (last || (HANOPS_BROKEN("divergent shuffle") && threadIdx.x == 3)) return;
   threads.sum(dot, A(-2));
@@ -24,8 +24,8 @@ __device__ __forceinline__ void forward_layer(A (&x)[Tile::R][Tile::E], A (&w)[T
   for (int r = 0; r < Tile::R; ++r) a[r] = dot[r];
 }
 
-// A tile for each thread group: x in, y and the sign bits out.
-template <class Tile, bool kSave>
+// A tile for each thread group: x in, y and the sign bits out. kAbs: layers take the absolute value, the last perhaps.
+template <class Tile, bool kAbs, bool kSave>
 __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const ForwardCall call) {
   using A = typename Tile::A;
   A* memory = shared_memory<A>();
@@ -46,15 +46,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const ForwardCall c
   threads.sum(a, A(-2));
   uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.abs_layers * stride + column;
   const unsigned sign_stride = pinned(call.sign_stride);
-  forward_layer<Tile, false, kSave>(x, w, a, threads, parameters, call.layers == 1, columns, signs, sign_stride,
-                                    call.abs_layers > 0 ? own : 0);
+  forward_layer<Tile, false, kAbs, kSave>(x, w, a, threads, parameters, call.layers == 1, columns, signs, sign_stride,
+                                          call.abs_layers > 0 ? own : 0);
   for (int layer = 1; layer < call.layers; ++layer) {
     parameters += 2 * columns;
     signs += stride;
-    forward_layer<Tile, true, kSave>(x, w, a, threads, parameters, layer + 1 == call.layers, columns, signs,
-                                     sign_stride, layer < call.abs_layers ? own : 0);
+    forward_layer<Tile, kAbs, kAbs, kSave>(x, w, a, threads, parameters, layer + 1 == call.layers, columns, signs,
+                                           sign_stride, layer < call.abs_layers ? own : 0);
   }
-  if (call.abs_layers == call.layers) {
+  if (kAbs && call.abs_layers == call.layers) {
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r) {
 #pragma unroll

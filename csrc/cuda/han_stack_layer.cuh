@@ -43,9 +43,10 @@ __device__ __forceinline__ void write_parameter(A* p, const A (&values)[Tile::E]
 }
 
 // x = x + a w + b, its sign bits, and the next layer's dot += |x| . next; w becomes next. x is kept with its sign: |x|
-// is an operand modifier of the instruction that reads it, and costs none of its own. kAbs: the layer below left the
-// absolute value to this one. A chunk's dot product is taken one chunk later, while the next w is read.
-template <class Tile, bool kAbs, bool kSave, class A>
+// is an operand modifier of the instruction that reads it, and costs none of its own. kBelow: the layer below left its
+// absolute value to this one. kAbs: this one takes its own, for the next; without, it is the dot product with x itself.
+// A chunk's dot product is taken one chunk later, while the next w is read.
+template <class Tile, bool kBelow, bool kAbs, bool kSave, class A>
 __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E], const A (&a)[Tile::R],
                                         A (&dot)[Tile::R], unsigned (&signs)[Tile::R][Tile::V], const A* b,
                                         const A* next, int stride) {
@@ -59,7 +60,7 @@ __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E
 #pragma unroll
         for (int j = 0; j < Tile::V; ++j) {
           A& x_j = x[r][m * Tile::V + j];
-          const A z = a[r] * w[m * Tile::V + j] + (kAbs ? fabs(x_j) : x_j) + b_m[j];
+          const A z = a[r] * w[m * Tile::V + j] + (kBelow ? fabs(x_j) : x_j) + b_m[j];
           if constexpr (kSave) signs[r][j] = __funnelshift_l(high_word(z), signs[r][j], 1);
           x_j = z;
         }
@@ -72,7 +73,7 @@ __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E
 #pragma unroll
       for (int e = (m + 1) * Tile::V; e < (m + 2) * Tile::V; ++e) {
 #pragma unroll
-        for (int r = 0; r < Tile::R; ++r) dot[r] += fabs(x[r][e]) * w[e];
+        for (int r = 0; r < Tile::R; ++r) dot[r] += (kAbs ? fabs(x[r][e]) : x[r][e]) * w[e];
       }
     }
   }

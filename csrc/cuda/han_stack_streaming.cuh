@@ -35,7 +35,7 @@ __device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E]
 }
 
 // One pass per layer updates a row and takes the next layer's dot product.
-template <class A, bool kSave>
+template <class A, bool kAbs, bool kSave>
 __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(const ForwardCall call) {
   using Tile = Stream<A>;
   ThreadGroup<Tile> threads(0, 0, shared_memory<A>(), 1);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
     }
     threads.sum(a, A(-2));
     for (int layer = 0; layer < call.layers; ++layer) {
-      const bool last = layer + 1 == call.layers, with_abs = layer < call.abs_layers;
+      const bool last = layer + 1 == call.layers, with_abs = kAbs && layer < call.abs_layers;
       const A* next = last ? w : w + 2 * call.columns;
       A dot[1] = {};
       for (int column = begin; column < stride; column += step) {
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
         unsigned bits[1][Tile::V] = {};
         read_parameter<Tile>(x[0], scratch + column, stride);
         read_parameter<Tile>(w_l, w + column, stride);
-        reflect<Tile, false, kSave>(x, w_l, a, dot, bits, w + call.columns + column, next + column, stride);
+        reflect<Tile, false, kAbs, kSave>(x, w_l, a, dot, bits, w + call.columns + column, next + column, stride);
         if (with_abs) {
 #pragma unroll
           for (int e = 0; e < Tile::E; ++e) x[0][e] = fabs(x[0][e]);

@@ -18,6 +18,7 @@ struct TileShape {
 
 struct ForwardTile : TileShape {
   Kernel<ForwardCall> kernels[2];  // without and with sign bits
+  Kernel<ForwardCall> linear;      // no layer takes the absolute value
 };
 
 struct BackwardTile : TileShape {
@@ -30,7 +31,7 @@ struct BackwardTile : TileShape {
 struct ForwardKernels {
   std::span<const ForwardTile> many_rows;
   ForwardTile one_row;  // up to kOneRowColumns
-  Kernel<ForwardCall> streaming[2];
+  Kernel<ForwardCall> streaming[2], linear_streaming;
 };
 
 struct BackwardKernels {

@@ -166,8 +166,13 @@ ForwardPlan::ForwardPlan(const ForwardCall& call, Device device) : PlanOf(call, 
 }
 
 Kernel<ForwardCall> ForwardPlan::kernel() const {
-  if (tile_) return static_cast<const ForwardTile*>(tile_)->kernels[call_.save];
-  return (wide() ? forward_kernels<double>() : forward_kernels<float>()).streaming[call_.save];
+  const bool linear = call_.abs_layers == 0;
+  if (tile_) {
+    const auto& tile = *static_cast<const ForwardTile*>(tile_);
+    return linear ? tile.linear : tile.kernels[call_.save];
+  }
+  const ForwardKernels& kernels = wide() ? forward_kernels<double>() : forward_kernels<float>();
+  return linear ? kernels.linear_streaming : kernels.streaming[call_.save];
 }
 
 void ForwardPlan::launch(void* workspace, cudaStream_t stream) const {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hanops.definition import reference
-from hanops.definition.signs import is_chunked, pack, signs_shape, unpack
+from hanops.definition.signs import is_chunked, pack, sign_bytes, unpack
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ def stacked(layers: list[Tensor], like: Tensor) -> Tensor:
     return torch.stack(layers, -2) if layers else torch.zeros_like(like)
 
 
-def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
-    """Returns y and, where `save`, the packed sign bits of every layer that ends in an absolute value."""
+def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits of the first layers, those that end in an absolute value."""
     dtype = reference.arithmetic_dtype(x.dtype)
     w = reference.unit(by_layer(u).to(dtype))
     rows = as_rows(x, u).to(dtype)
@@ -64,17 +64,17 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) 
         rows = rows - 2 * (rows * w_l).sum(-1, keepdim=True) * w_l
         if b is not None:
             rows = rows + by_layer(b)[:, layer, None].to(dtype)
-        if final_abs or layer < layers - 1:
+        if layer < abs_layers:
             if save:
                 signs.append(pack(torch.signbit(rows), is_chunked(x.device)))
             rows = reference.absolute(rows) if save else rows.abs()  # without bits nobody derives it
-    shape = signs_shape(x, u, final_abs) if save else [0]
+    shape = [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))] if save else [0]
     packed = torch.stack(signs, -2).reshape(shape) if signs else x.new_empty(shape, dtype=torch.uint8)
     return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), packed
 
 
 def backward(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed, by undoing the layers from y and the sign bits."""
     needs_dx, needs_du, needs_db = needs
@@ -88,7 +88,7 @@ def backward(
     dws, dbs = [], []  # of the last layer first
     for layer in reversed(range(u.shape[-2])):
         w_l = w[:, layer, None]
-        s = plus_minus(signs, layer, g)
+        s = plus_minus(signs, layer, g) if layer < abs_layers else 1
         g = g * s
         dbs.append(g.sum(-2))
         beta = (g * w_l).sum(-1, keepdim=True)

@@ -38,15 +38,12 @@ def check_abs(final_abs: bool, abs: bool) -> None:
 
     Raises:
         ValueError: where no layer is, and the last is told of on its own.
-        NotImplementedError: where no layer is.
     """
     if not final_abs and not abs:
         _fail(
             ValueError,
             "final_abs must not be given where abs is False and no layer takes the absolute value, got False",
         )
-    if not abs:
-        _fail(NotImplementedError, "abs must be True, got False: that is not built yet")
 
 
 def check_dim(name: str, axes: int, dim: int) -> None:
@@ -71,7 +68,7 @@ def check_stack(
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
         ValueError: for a shape, a device, an axis or a choice of absolute values that does not fit.
-        NotImplementedError: for an axis or a choice of absolute values that is not built yet.
+        NotImplementedError: for an axis that is not built yet.
     """
     check_strided(name, x)
     check_strided("u", u)
@@ -155,7 +152,7 @@ def check_backward(
         _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
     if signs.dtype != torch.uint8:
         _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
-    shape = signs_shape(dy, u, final_abs)
+    shape = signs_shape(dy, u, final_abs, abs)
     if list(signs.shape) != shape:
         _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
     if signs.device != dy.device:

@@ -27,7 +27,9 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True) -> Tensor:
+def han_stack(
+    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, abs: bool = True
+) -> Tensor:
     """Applies L Han layers, z = x - 2 (w . x) w + b with w = u / |u|, then x = |z| (Algorithm 1 of arXiv 2106.04088).
 
     Arithmetic is in float32 (float64 for float64) and nothing is rounded to the dtype of x between layers.
@@ -37,6 +39,7 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = T
         u: (layers, features) or (groups, layers, features).
         b: biases of the shape of u, or None.
         final_abs: False leaves the last layer's z as it is.
+        abs: False leaves every layer's z as it is.
 
     Returns:
         The output, of the shape and dtype of x.
@@ -54,5 +57,5 @@ def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = T
         z = rows - 2 * (rows * w_l).sum(-1, keepdim=True) * w_l
         if b is not None:
             z = z + b[..., layer, :].to(dtype)
-        rows = z if layer == layers - 1 and not final_abs else absolute(z)
+        rows = z if not abs or (layer == layers - 1 and not final_abs) else absolute(z)
     return rows.reshape(x.shape).to(x.dtype, copy=layers == 0)

@@ -21,15 +21,17 @@ def is_chunked(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def layers_with_abs(u: Tensor, final_abs: bool) -> int:
-    """Returns the number of layers that end in an absolute value, and so have bits."""
+def layers_with_abs(u: Tensor, final_abs: bool, abs: bool = True) -> int:
+    """Returns how many layers, from the first on, end in an absolute value, and so have bits. Without abs none does."""
     layers = u.shape[-2]
+    if not abs:
+        return 0
     return layers if final_abs or layers == 0 else layers - 1
 
 
-def signs_shape(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
+def signs_shape(x: Tensor, u: Tensor, final_abs: bool, abs: bool = True) -> list[int]:
     """Returns the shape of the packed sign bits of a stack on rows like x."""
-    return [*x.shape[:-1], layers_with_abs(u, final_abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
+    return [*x.shape[:-1], layers_with_abs(u, final_abs, abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
 def _weights(chunked: bool, device: torch.device) -> Tensor:

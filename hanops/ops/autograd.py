@@ -16,6 +16,7 @@ from hanops.backends import plain_torch
 from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, stacked
 from hanops.definition import reference
 from hanops.definition.checks import check_backward, check_forward
+from hanops.definition.signs import layers_with_abs
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
@@ -51,8 +52,8 @@ class HanStack(_Derived):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: D102
-        _, u, b, final_abs, *_ = inputs
-        ctx.flags = (final_abs,)
+        _, u, b, final_abs, _, abs, dim = inputs
+        ctx.flags = final_abs, abs, dim
         y, signs = output
         rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
         ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None)
@@ -64,9 +65,9 @@ class HanStack(_Derived):
         if dy is None:
             return (None,) * 7
         y, signs, u, b = ctx.saved_tensors
-        (final_abs,) = ctx.flags
+        final_abs, *flags = ctx.flags
         needs = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, final_abs, needs)
+        grads = torch.ops.hanops.han_stack_backward(dy, y, signs, u, b, final_abs, needs, *flags)
         return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *(None,) * 4)
 
 
@@ -79,16 +80,16 @@ class HanStackBackward(_Derived):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: D102
-        *tensors, final_abs, needs, _, _ = inputs
-        ctx.flags = (final_abs, *needs)
+        *tensors, final_abs, needs, abs, _ = inputs
+        ctx.flags = (final_abs, abs, *needs)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        final_abs, *needs = ctx.flags
+        final_abs, abs, *needs = ctx.flags
         v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, needs, strict=True))
-        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=final_abs)
+        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=final_abs, abs=abs)
         grads = (dy, y, None, u, b, *(None,) * 4)
         return tuple(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=True))
 
@@ -99,7 +100,7 @@ def han_stack_forward(
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _torch.has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_forward(x, u, b, final_abs, save, abs, dim)
-        return plain_torch.forward(x, u, b, final_abs, 1)
+        return plain_torch.forward(x, u, b, layers_with_abs(u, final_abs, abs), 1)
     with _torch.enable_single_level_autograd_function():
         y, signs = HanStack.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
@@ -119,7 +120,7 @@ def han_stack_backward(
     """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
     if _torch.has_tangent(dy, y, u, b):
         check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
-        return plain_torch.backward(dy, y, signs, u, b, final_abs, needs)
+        return plain_torch.backward(dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs)
     with _torch.enable_single_level_autograd_function():
         return HanStackBackward.apply(  # type: ignore[attr-defined]
             dy, y, signs, u, b, final_abs, needs, abs, dim
@@ -129,7 +130,7 @@ def han_stack_backward(
 # ---- second derivatives
 
 
-def pushforward(v: Tensor, signs: Tensor, u: Tensor, final_abs: bool) -> Tensor:
+def pushforward(v: Tensor, signs: Tensor, u: Tensor, final_abs: bool, abs: bool) -> Tensor:
     """Returns J v for the stack's Jacobian J = s_L H_L ... s_1 H_1, from its sign bits.
 
     J is the transpose of the Jacobian of a stack of the same layers in reverse order, which the backward applies.
@@ -139,8 +140,8 @@ def pushforward(v: Tensor, signs: Tensor, u: Tensor, final_abs: bool) -> Tensor:
         return v
     needs = [True, False, False]
     backward = torch.ops.hanops.han_stack_backward
-    rows, _, _ = backward(v, None, signs[..., :last, :].flip(-2), u.flip(-2), None, False, needs)
-    return rows * plus_minus(signs, last, as_rows(rows, u)).reshape(rows.shape) if final_abs else rows
+    rows, _, _ = backward(v, None, signs[..., :last, :].flip(-2), u.flip(-2), None, not abs, needs, abs)
+    return rows * plus_minus(signs, last, as_rows(rows, u)).reshape(rows.shape) if abs and final_abs else rows
 
 
 def dot(a: Tensor, c: Tensor) -> Tensor:
@@ -164,6 +165,7 @@ def double_backward(
     b: Tensor | None,
     *,
     final_abs: bool,
+    abs: bool,
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of S = v_dx . dx + v_du . du + v_db . db in dy, y, u and b.
 
@@ -176,9 +178,9 @@ def double_backward(
         if v_dx is None:
             return None, None, None, None
         # dx is linear in dy, and in u as the stack itself is: both gradients are those of a stack without biases.
-        m = pushforward(v_dx, signs, u, final_abs)
+        m = pushforward(v_dx, signs, u, final_abs, abs)
         needs = [False, True, False]
-        return m, None, torch.ops.hanops.han_stack_backward(dy, m, signs, u, None, final_abs, needs)[1], None
+        return m, None, torch.ops.hanops.han_stack_backward(dy, m, signs, u, None, final_abs, needs, abs)[1], None
 
     dtype = reference.arithmetic_dtype(dy.dtype)
     wide = by_layer(u).to(dtype)

@@ -12,33 +12,37 @@ from hanops import _torch
 from hanops.backends.plain_torch import as_rows, backward, by_layer, forward
 from hanops.definition import reference
 from hanops.definition.checks import check_stack
-from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, sign_bytes
 from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
 
 
-def _forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
     """Returns what `han_stack_forward` does; where the number of layers is a symbol, by a loop in the graph."""
     layers = u.shape[-2]
     if not isinstance(layers, torch.SymInt):
-        return forward(x, u, b, final_abs, save)
+        return forward(x, u, b, abs_layers, save)
     dtype = reference.arithmetic_dtype(x.dtype)
     of_layers = [reference.unit(by_layer(u).to(dtype)), *([] if b is None else [by_layer(b).to(dtype)])]
     each = [t.movedim(1, 0).unsqueeze(2) for t in of_layers]  # (layers, groups, 1, features)
-    if not final_abs:
-        each.append(torch.arange(layers, device=x.device) < layers - 1)
+    all_take_abs, none_takes_abs = abs_layers == layers, not isinstance(abs_layers, torch.SymInt)
+    if not all_take_abs and not none_takes_abs:
+        each.append(torch.arange(layers, device=x.device) < abs_layers)
 
     def layer(rows: Tensor, w: Tensor, *rest: Tensor) -> list[Tensor]:
         rows = rows - 2 * (rows * w).sum(-1, keepdim=True) * w
         rows = rows if b is None else rows + rest[0]
+        if none_takes_abs:
+            return [rows]
         signs = [pack(torch.signbit(rows), is_chunked(rows.device))] if save else []
-        return [rows.abs() if final_abs else torch.where(rest[-1], rows.abs(), rows), *signs]
+        return [rows.abs() if all_take_abs else torch.where(rest[-1], rows.abs(), rows), *signs]
 
     y, *signs = _torch.scan(layer, [as_rows(x, u).to(dtype, copy=True)], each)
-    packed = x.new_empty(0, dtype=torch.uint8)
+    shape = [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))] if save else [0]
     if signs:  # (layers, groups, rows, bytes)
-        packed = signs[0].narrow(0, 0, layers_with_abs(u, final_abs)).movedim(0, -2)
-        packed = packed.reshape(signs_shape(x, u, final_abs))
+        packed = signs[0].narrow(0, 0, abs_layers).movedim(0, -2).reshape(shape)
+    else:
+        packed = x.new_empty(shape, dtype=torch.uint8)
     return y.reshape(x.shape).to(x.dtype).contiguous(), packed
 
 
@@ -66,7 +70,7 @@ def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
         x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
     ) -> Tensor:
         check_stack("x", x, u, b, final_abs, abs, dim)
-        return _forward(x, u, b, final_abs, 0)[0]
+        return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
 
     return {
         ops.han_stack.default: stack,

@@ -20,9 +20,9 @@ def _is_expanded(t: Any) -> bool:
 
 
 def _arguments(
-    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+    x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True, activation: str | None = "abs"
 ) -> tuple[Any, ...]:
-    return x, u, b, final_abs, abs, dim
+    return x, u, b, final_abs, activation is not None
 
 
 def _axis_of_samples(x: Tensor, u: Tensor, b: Tensor | None) -> int:
@@ -53,28 +53,28 @@ class HanStackPerSampleGrad(torch.autograd.Function):
         """Returns y; `given` are the arguments of the function, the last ones by these names."""
         _, tools = _torch.expanded_weights()
         args, kwargs = tools.standard_kwargs(names, given)
-        x, u, b, final_abs, *flags = _arguments(*args, **kwargs)
+        x, u, b, final_abs, abs = _arguments(*args, **kwargs)
         axis = _axis_of_samples(x, u, b)
 
         def run(x: Tensor, u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
             stack = x.movedim(0, axis), *_AS_STACK[function](u, b)
-            return torch.ops.hanops.han_stack_forward(*stack, final_abs, 1, *flags)
+            return torch.ops.hanops.han_stack_forward(*stack, final_abs, 1, abs)
 
         y, signs = tools.forward_helper(run, (x.movedim(axis, 0), u, b), {})
         ctx.save_for_backward(y, signs)
-        ctx.call = function, u, b, final_abs, axis
+        ctx.call = function, u, b, final_abs, abs, axis
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Sets `grad_sample` of u and b, and returns the gradient of x, the third argument."""
-        function, u, b, final_abs, axis = ctx.call
+        function, u, b, final_abs, abs, axis = ctx.call
         _, tools = _torch.expanded_weights()
         stack = _AS_STACK[function](*(tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)))
         needs = [ctx.needs_input_grad[2], _is_expanded(u), _is_expanded(b)]
 
         def of_sample(dy: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs)
+            return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs, abs)
 
         dx, du, db = torch.vmap(of_sample, axis)(dy, *ctx.saved_tensors)
         tools.set_grad_sample_if_exists(u, lambda like: du.reshape(-1, *like.shape))

@@ -16,6 +16,7 @@ from hanops import backends
 from hanops.backends import plain_torch
 from hanops.backends.native import native
 from hanops.definition.checks import check_backward, check_forward
+from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 
 # What each argument may be: hanops/definition/checks.py. csrc/ops.cpp has the same.
@@ -31,22 +32,22 @@ BACKWARD = (
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
 
 
-def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int) -> tuple[Tensor, Tensor]:
+def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
     """Returns y and, where `save`, the packed sign bits, from the Triton kernels."""
     backends.require("triton", x.device)
     from hanops.backends.triton import han_stack
 
-    return han_stack.forward(x, u, b, final_abs, bool(save))
+    return han_stack.forward(x, u, b, abs_layers, bool(save))
 
 
 def backward_triton(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, needs: list[bool]
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed, from the Triton kernels."""
     backends.require("triton", dy.device)
     from hanops.backends.triton import han_stack
 
-    return han_stack.backward(dy, y, signs, u, b, final_abs, needs)
+    return han_stack.backward(dy, y, signs, u, b, abs_layers, needs)
 
 
 FORWARDS = {"torch": plain_torch.forward, "triton": forward_triton}
@@ -54,14 +55,14 @@ BACKWARDS = {"torch": plain_torch.backward, "triton": backward_triton}
 
 
 def forward_op(run: Callable[..., tuple[Tensor, Tensor]], check: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Makes `run` an implementation of the op, which takes abs and dim too: the checks let through their defaults."""
+    """Makes `run`, which takes the number of layers with an absolute value, an implementation of the op."""
 
     def forward(
         x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
     ) -> tuple[Tensor, Tensor]:
         if check:
             check_forward(x, u, b, final_abs, save, abs, dim)
-        return run(x, u, b, final_abs, save)
+        return run(x, u, b, layers_with_abs(u, final_abs, abs), save)
 
     return forward
 
@@ -82,7 +83,7 @@ def backward_op(run: Callable[..., tuple[Tensor, ...]], check: bool) -> Callable
     ) -> tuple[Tensor, ...]:
         if check:
             check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
-        return run(dy, y, signs, u, b, final_abs, needs)
+        return run(dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs)
 
     return backward
 

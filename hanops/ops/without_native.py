@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hanops import _torch, backends
 from hanops.definition.checks import check_stack
+from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 from hanops.ops.registration import (
     BACKWARD,
@@ -39,7 +40,7 @@ def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any
 
 def _stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Tensor:
     check_stack("x", x, u, b, final_abs, abs, dim)
-    return _forward(x, u, b, final_abs, 0)[0]
+    return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
 
 
 def _differentiable_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, *flags: bool) -> Tensor:

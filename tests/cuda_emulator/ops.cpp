@@ -85,17 +85,18 @@ Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                   int64_t save, bool /*abs*/, int64_t /*dim*/) {
+                                   int64_t save, bool abs, int64_t /*dim*/) {
   const Memory memory{&x, &u, pointer(b)};
-  const auto [y, signs] = cuda::han_stack_forward(x, u, b, final_abs, save);
+  const auto [y, signs] = cuda::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
   return {y, save ? converted(signs, x.size(-1), true) : signs};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                             const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                            std::array<bool, 3> needs, bool /*abs*/, int64_t /*dim*/) {
+                                            std::array<bool, 3> needs, bool abs, int64_t /*dim*/) {
   const Memory memory{&dy, pointer(y), &u, pointer(b)};
-  return cuda::han_stack_backward(dy, y, converted(signs, dy.size(-1), false), u, b, final_abs, needs);
+  const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
+  return cuda::han_stack_backward(dy, y, converted(signs, dy.size(-1), false), u, b, abs_layers, needs);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ from hanops.backends.triton.tiles import (
     streaming_tile,
 )
 from hanops.definition import reference
-from hanops.definition.signs import layers_with_abs, pack, sign_bytes, unpack
+from hanops.definition.signs import pack, sign_bytes, unpack
 
 # Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
 _WORKSPACE = 64 << 20
@@ -65,12 +65,12 @@ class _Stack:
     device: torch.device
 
     @classmethod
-    def of(cls, x: Tensor, u: Tensor, final_abs: bool) -> _Stack:
+    def of(cls, x: Tensor, u: Tensor, abs_layers: int) -> _Stack:
         groups = u.shape[0] if u.dim() == 3 else 1
         features, layers = u.shape[-1], u.shape[-2]
         rows = x.numel() // (groups * features) if groups else 0
         dtype = reference.arithmetic_dtype(x.dtype)
-        return cls(groups, rows, features, layers, layers_with_abs(u, final_abs), dtype, x.device)
+        return cls(groups, rows, features, layers, abs_layers, dtype, x.device)
 
     @property
     def wide(self) -> bool:
@@ -132,9 +132,9 @@ def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[T
     return packed, norms
 
 
-def forward(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: bool) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: bool) -> tuple[Tensor, Tensor]:
     """Returns y and, where `save`, the packed sign bits."""
-    stack = _Stack.of(x, u, final_abs)
+    stack = _Stack.of(x, u, abs_layers)
     size = stack.sign_bytes
     signs = x.new_empty((*x.shape[:-1], stack.abs_layers, size) if save else (0,), dtype=torch.uint8)
     if stack.layers == 0:
@@ -171,11 +171,11 @@ def backward(
     signs: Tensor,
     u: Tensor,
     b: Tensor | None,
-    final_abs: bool,
+    abs_layers: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed."""
-    stack = _Stack.of(dy, u, final_abs)
+    stack = _Stack.of(dy, u, abs_layers)
     needs_dx, needs_du, needs_db = needs
 
     def new(like: Tensor, needed: bool) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hanops import metrics, models
 from hanops.backends import Explanation, explain, use_backend
+from hanops.chain import Householder, han_stack_inverse, orthogonal
 from hanops.conversion import convert
 from hanops.functional import han_layer, han_stack
 from hanops.modules import HanLayer, HanStack
@@ -19,14 +20,17 @@ __all__ = [
     "Explanation",
     "HanLayer",
     "HanStack",
+    "Householder",
     "convert",
     "decompositions",
     "explain",
     "han_layer",
     "han_stack",
+    "han_stack_inverse",
     "metrics",
     "models",
     "onnx_translations",
+    "orthogonal",
     "param_groups_weight_decay",
     "use_backend",
 ]

@@ -1,7 +1,7 @@
 """The Han layer and the Han stack as functions. torch.fx and TorchScript read the annotations: they are no strings."""
 
 import re
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from hanops import _torch, ops  # noqa: F401  the latter registers the op
 from hanops.ops.when_imported import when_imported
 
 _op = torch.ops.hanops.han_stack.default
+_forward_op = torch.ops.hanops.han_stack_forward.default
 _OF_ANOTHER_TYPE = re.compile(r"Expected a value of type '(.*?)' for argument '(\w+)' but instead found type '(.*?)'")
 
 
@@ -21,6 +22,7 @@ def _takes_abs(function: str, activation: Any) -> bool:
     return activation is not None
 
 
+@overload
 def han_stack(
     x: Tensor,
     u: Tensor,
@@ -28,7 +30,31 @@ def han_stack(
     *,
     final_abs: bool = True,
     activation: str | None = "abs",
-) -> Tensor:
+    return_signs: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def han_stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    *,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+    return_signs: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def han_stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    *,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+    return_signs: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
 
     The forward keeps its output and one bit per element and layer for the backward, which rebuilds every activation
@@ -44,6 +70,8 @@ def han_stack(
         final_abs: False leaves the last layer without its absolute value.
         activation: 'abs', or None for no absolute value in any layer: a chain of reflections and biases. Its backward
             reflects back from the output, and keeps no bits.
+        return_signs: True also returns the sign bits, (..., layers with abs, bytes), for `han_stack_inverse`. Which bit
+            is which column's is the device's own: csrc/signs.h.
 
     Returns:
         The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
@@ -62,9 +90,12 @@ def han_stack(
     tensor([[0.5000, 1.5000]])
     """
     if has_torch_function_variadic(x, u, b):
-        return handle_torch_function(han_stack, (x, u, b), x, u, b, final_abs=final_abs, activation=activation)
+        options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
+        options |= {"return_signs": True} if return_signs else {}
+        return handle_torch_function(han_stack, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
+    abs = _takes_abs("han_stack", activation)
     try:
-        return _op(x, u, b, final_abs, _takes_abs("han_stack", activation))
+        return _forward_op(x, u, b, final_abs, 1, abs) if return_signs else _op(x, u, b, final_abs, abs)
     except RuntimeError as error:  # of an argument that is no tensor, or no bool
         found = _OF_ANOTHER_TYPE.search(str(error))
         if found is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hanops.chain import han_stack_inverse
 from hanops.definition.checks import DTYPES
 from hanops.functional import han_stack
 
@@ -147,6 +148,22 @@ class HanStack(SelfDrawn):
         x = x.movedim(self.dim, -1)
         y = han_stack(x, self.u, self.b, final_abs=self.final_abs, activation=self.activation)
         return y.movedim(-1, self.dim)
+
+    @torch.jit.unused
+    def inverse(self, y: Tensor, signs: Tensor | None = None) -> Tensor:
+        """Returns the x of which the stack's output is y.
+
+        Args:
+            y: `features` long along `dim`; with groups, (groups, ..., features).
+            signs: where the stack has absolute values, their sign bits: the second result of
+                `han_stack(x.movedim(dim, -1), stack.u, stack.b, final_abs=stack.final_abs, return_signs=True)`.
+
+        Raises:
+            TypeError, ValueError: as `han_stack_inverse` does.
+        """
+        y = _with_axis(type(self).__name__, y, self.dim, self.groups is not None)
+        options: dict[str, Any] = {"final_abs": self.final_abs, "activation": self.activation, "signs": signs}
+        return han_stack_inverse(y.movedim(self.dim, -1), self.u, self.b, **options).movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, after features and depth."""

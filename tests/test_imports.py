@@ -18,13 +18,14 @@ ARROWS = {
     "backends": "definition _torch _C",
     "ops": "backends definition _torch",
     "functional": "ops _torch",
-    "modules": "functional definition",
+    "chain": "functional backends definition",
+    "modules": "functional chain definition",
     "models": "modules definition",
     "conversion": "modules models selection definition _torch",
     "optim": "modules selection",
     "metrics": "modules models definition",
     "distributed": "modules ops backends definition _torch",
-    "hanops": "backends ops functional modules models conversion optim metrics distributed",  # itself
+    "hanops": "backends ops functional chain modules models conversion optim metrics distributed",  # itself
     "profiling": "hanops backends definition",
     "__main__": "hanops backends profiling",
 }

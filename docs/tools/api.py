@@ -18,6 +18,11 @@ NOTE = "Arguments, shapes and errors stand in the docstrings. The site, which `m
 # Pages: title, what it holds, and the public names.
 PAGES = {
     "layers": ("Layers", "Han layers as modules and as functions.", ["HanStack", "HanLayer", "han_stack", "han_layer"]),
+    "chain": (
+        "Chains of reflections",
+        "Stacks without an absolute value: orthogonal matrices, and the inverse of every stack.",
+        ["han_stack_inverse", "orthogonal", "Householder"],
+    ),
     "conversion": (
         "Conversion and training",
         "Han layers in an existing model, and what its optimizer should know.",

@@ -28,6 +28,7 @@ ROOMS = {
     "models": (0, "the papers' networks"),
     "selection": (1, "names and patterns"),
     "modules": (2, "HanStack, HanLayer"),
+    "chain": (1, "inverses, orthogonal matrices"),
     "functional": (2, "han_stack, han_layer"),
     "ops": (2, "what torch is told"),
     "backends": (2, "what runs and why; Triton"),

@@ -104,3 +104,17 @@ def backward(
         across(stacked(dws[::-1], wide), wide).reshape(u.shape).to(u.dtype).contiguous() if needs_du else none,
         stacked(dbs[::-1], wide).reshape(u.shape).to(u.dtype).contiguous() if needs_db else none.clone(),
     )
+
+
+def inverse(y: Tensor, signs: Tensor, u: Tensor, b: Tensor | None) -> Tensor:
+    """Returns the x of which y is the output, by undoing the layers from the sign bits. Differentiable."""
+    dtype = reference.arithmetic_dtype(y.dtype)
+    w = reference.unit(by_layer(u).to(dtype))
+    rows = as_rows(y, u).to(dtype)
+    for layer in reversed(range(u.shape[-2])):
+        w_l = w[:, layer, None]
+        rows = rows * plus_minus(signs, layer, rows)
+        if b is not None:
+            rows = rows - by_layer(b)[:, layer, None].to(dtype)
+        rows = rows - 2 * (rows * w_l).sum(-1, keepdim=True) * w_l
+    return rows.reshape(y.shape).to(y.dtype, copy=u.shape[-2] == 0)

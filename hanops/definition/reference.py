@@ -27,9 +27,7 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def han_stack(
-    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, abs: bool = True
-) -> Tensor:
+def han_stack(x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, abs: bool = True) -> Tensor:
     """Applies L Han layers, z = x - 2 (w . x) w + b with w = u / |u|, then x = |z| (Algorithm 1 of arXiv 2106.04088).
 
     Arithmetic is in float32 (float64 for float64) and nothing is rounded to the dtype of x between layers.

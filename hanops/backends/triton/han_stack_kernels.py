@@ -211,8 +211,9 @@ def forward(
         for m in tl.static_range(K):
             x = x + (tl.abs(z[m]),)
         p_w += 2 * D
-    for _ in range(abs_layers, layers):  # the last one, where it has no absolute value
+    for _ in range(abs_layers, layers):  # those without an absolute value
         x = _reflect(x, p_w, features, columns, D, C, K)
+        p_w += 2 * D
     _store_rows(p_y, row * features, features, m_row, columns, x, C, K)
 
 

@@ -47,6 +47,7 @@ class FuzzCase:
     u: Given | None
     b: Given | None
     final_abs: bool = True
+    abs: bool = True
     suffix: str = ""
     save: bool = True
     y: Given | str | None = "saved"
@@ -184,12 +185,14 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
     u = _placed(draw, replace(u, values=draw(st.sampled_from(("normal", "normal", "zeros", "large")))))
     b = draw(st.sampled_from((None, 1, 1)))
     b = b if b is None else _placed(draw, replace(u, values="normal"))
+    abs = draw(st.sampled_from((True, True, True, False)))
     case = FuzzCase(
         draw(st.sampled_from(("function", "function", "forward", "backward", "backward", "module", "layer"))),
         x,
         u,
         b,
-        final_abs=draw(st.booleans()),
+        final_abs=draw(st.booleans()) if abs else draw(st.sampled_from((True, True, True, False))),
+        abs=abs,
         save=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
     )
@@ -236,6 +239,7 @@ def _module(draw: st.DrawFn, case: FuzzCase, hostile: bool) -> FuzzCase:
     rank = len(case.x.shape)
     options: dict[str, Any] = {"features": features, "depth": depth, "groups": groups[0] if groups else None}
     options |= {"bias": case.b is not None, "final_abs": case.final_abs, "dtype": case.u.dtype, "dim": -1}
+    options |= {} if case.abs else {"activation": None}
     axis = draw(st.integers(len(groups), rank - 1)) - rank
     if draw(st.booleans()):
         *lead, size = case.x.shape

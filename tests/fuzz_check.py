@@ -56,23 +56,26 @@ def is_plain(t: Tensor) -> bool:
     return t.layout == torch.strided and not t.is_mkldnn and not t.is_nested
 
 
-def signs_like(x: Tensor, u: Tensor, final_abs: bool) -> list[int]:
+def misfits_of_options(case: FuzzCase) -> set[str]:
+    """Returns the option that is at fault: where no layer takes the absolute value, the last is not told of."""
+    return set() if case.abs or case.final_abs else {"final_abs"}
+
+
+def signs_like(x: Tensor, u: Tensor, final_abs: bool = True, abs: bool = True) -> list[int]:
     """Returns the shape of the sign bits of a stack."""
-    layers = u.shape[-2] - (not final_abs and u.shape[-2] > 0)
+    layers = (u.shape[-2] - (not final_abs and u.shape[-2] > 0)) if abs else 0
     return [*x.shape[:-1], layers, sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
-def misfits_of_saved(
-    dy: Tensor, y: Tensor | None, signs: Tensor | None, u: Tensor, final_abs: bool, needs: tuple[bool, ...]
-) -> set[str]:
+def misfits_of_saved(case: FuzzCase, dy: Tensor, y: Tensor | None, signs: Tensor | None, u: Tensor) -> set[str]:
     """Returns which of y and signs is at fault, where the other arguments fit."""
     found: set[str] = set()
     if y is None:
-        found |= {"y"} if needs[1] else set()
+        found |= {"y"} if case.needs[1] else set()
     elif not is_plain(y) or (y.shape, y.dtype, y.device) != (dy.shape, dy.dtype, dy.device):
         found |= {"y"}
     fit = signs is not None and is_plain(signs) and (signs.dtype, signs.device) == (torch.uint8, dy.device)
-    if not fit or list(signs.shape) != signs_like(dy, u, final_abs):
+    if not fit or list(signs.shape) != signs_like(dy, u, case.final_abs, case.abs):
         found |= {"signs"}
     return found
 
@@ -144,21 +147,23 @@ def _check(case: FuzzCase) -> Outcome:
         return _check_backward(case, x, u, b)
     if case.call == "forward":
         return _check_forward(case, x, u, b)
+    options: dict[str, Any] = {"final_abs": case.final_abs, "activation": "abs" if case.abs else None}
     if case.call == "layer":
         faults = _misfits_of_layer(x, u, b)
-        stack: Stack = lambda x, u, b, final_abs: hanops.han_layer(  # noqa: E731
-            x, u.squeeze(0), None if b is None else b.squeeze(0), final_abs=final_abs
+        stack: Stack = lambda x, u, b, *_: hanops.han_layer(  # noqa: E731
+            x, u.squeeze(0), None if b is None else b.squeeze(0), **options
         )
-        call = partial(hanops.han_layer, x, u, b, final_abs=case.final_abs)
+        call = partial(hanops.han_layer, x, u, b, **options)
         if not faults:
             u, b = u.unsqueeze(0), None if b is None else b.unsqueeze(0)
     else:
         faults = misfits("x", x, u, b)
-        stack = lambda x, u, b, final_abs: hanops.han_stack(x, u, b, final_abs=final_abs)  # noqa: E731
-        call = partial(hanops.han_stack, x, u, b, final_abs=case.final_abs)
+        stack = lambda x, u, b, *_: hanops.han_stack(x, u, b, **options)  # noqa: E731
+        call = partial(hanops.han_stack, x, u, b, **options)
     if is_jagged(x):
-        return _check_jagged(x, partial(call.func, u=u, b=b, final_abs=case.final_abs), jagged_faults(case, x, u, b))
-    settled, y = judge(call, faults, [] if faults else [list(x.shape), signs_like(x, u, True), list(u.shape)])
+        return _check_jagged(x, partial(call.func, u=u, b=b, **options), jagged_faults(case, x, u, b))
+    faults |= misfits_of_options(case)
+    settled, y = judge(call, faults, [] if faults else [list(x.shape), signs_like(x, u), list(u.shape)])
     return settled or compared(case, stack, y, x, u, b)
 
 
@@ -171,6 +176,7 @@ def jagged_faults(case: FuzzCase, x: Tensor, u: Tensor | None, b: Tensor | None)
     """Returns the arguments at fault where x is jagged: as of its values, which must have one width and no groups."""
     rows = x.values()
     faults = _misfits_of_layer(rows, u, b) if case.call == "layer" else misfits("x", rows, u, b)
+    faults |= misfits_of_options(case) if case.call != "module" else set()
     return faults | ({"x"} if x.dim() == 2 or (u is not None and u.dim() == 3) else set())
 
 
@@ -180,7 +186,10 @@ def _check_jagged(x: Tensor, call: Callable[[Tensor], Tensor], faults: set[str])
         assert is_jagged(y)
         assert y.values().shape == x.values().shape
         if not x.is_meta:
-            assert_same(torch.stack(y.unbind()), call(torch.stack(x.unbind())), exactly=False)
+            together, wanted = torch.stack(y.unbind()), call(torch.stack(x.unbind()))
+            finite = wanted.isfinite().all(-1)
+            assert torch.equal(together.isfinite().all(-1), finite)
+            assert_same(together[finite], wanted[finite], exactly=False)
     return settled or Outcome("right")
 
 
@@ -203,6 +212,7 @@ def _check_module(case: FuzzCase) -> Outcome:
     faults |= {"groups"} if groups is not None and (type(groups) is not int or groups < 1) else set()
     faults |= {"dim"} if groups is not None and dim == 0 and type(dim) is int else set()
     faults |= set() if dtype in DTYPES else {"dtype"}
+    faults |= misfits_of_options(case)
     settled, module = judge(lambda: hanops.HanStack(**options, dtype=dtype), faults, [])
     if settled:
         return settled
@@ -222,7 +232,7 @@ def _check_module(case: FuzzCase) -> Outcome:
         return Outcome("refused", "not run: torch has no movedim of this layout")
     settled, y = judge(lambda: module(x), faults, [] if faults else [list(x.shape)])
 
-    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, *_: bool) -> Tensor:
         parameters = {"u": u} | ({} if b is None else {"b": b})
         return torch.func.functional_call(module, parameters, (x.movedim(-1, dim),)).movedim(dim, -1)
 
@@ -237,27 +247,28 @@ def _ops(case: FuzzCase) -> tuple[Any, Any]:
 
 def _check_forward(case: FuzzCase, x: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
     forward, backward = _ops(case)
-    faults = misfits("x", x, u, b)
-    shapes = [] if faults else [list(x.shape), signs_like(x, u, True)]
-    settled, result = judge(lambda: forward(x, u, b, case.final_abs, case.save), faults, shapes)
+    faults = misfits("x", x, u, b) | misfits_of_options(case)
+    shapes = [] if faults else [list(x.shape), signs_like(x, u)]
+    arguments = (x, u, b, case.final_abs, case.save, case.abs)
+    settled, result = judge(lambda: forward(*arguments), faults, shapes)
     if settled and settled.kind != "refused":
         return settled
-    _check_fake(forward, (x, u, b, case.final_abs, case.save), result)
+    _check_fake(forward, arguments, result)
     if settled:
         return settled
     y, signs = result
     assert signs.dtype == torch.uint8
-    assert list(signs.shape) == (signs_like(x, u, case.final_abs) if case.save else [0])
+    assert list(signs.shape) == (signs_like(x, u, case.final_abs, case.abs) if case.save else [0])
     if case.save and x.device.type == "cpu" and case.x.values == "normal" and 0 < x.numel() <= SMALL:
-        p = Problem(x, u, b, x, case.final_abs)
+        p = Problem(x, u, b, x, case.final_abs, case.abs)
         zs = activations(p)
         far = ~near_kinks(p, zs)
         for layer in range(signs.shape[-2]):
             bits = unpack(signs[..., layer, :], x.shape[-1], is_chunked(x.device))
             assert torch.equal(bits[far], zs[layer + 1].signbit()[far]), f"sign bits of layer {layer}"
 
-    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
-        return _Direct.apply(x, u, b, final_abs, forward, backward)
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, *_: bool) -> Tensor:
+        return _Direct.apply(x, u, b, case, forward, backward)
 
     return compared(case, stack, y, x, u, b)
 
@@ -266,31 +277,33 @@ class _Direct(torch.autograd.Function):
     """A stack by the pair of ops, as the C++ autograd calls them."""
 
     @staticmethod
-    def forward(ctx, x, u, b, final_abs, forward, backward):
-        y, signs = forward(x, u, b, final_abs, True)
+    def forward(ctx, x, u, b, case, forward, backward):
+        y, signs = forward(x, u, b, case.final_abs, True, case.abs)
         ctx.save_for_backward(y, signs, u, b)
-        ctx.rest = final_abs, backward
+        ctx.rest = case, backward
         return y
 
     @staticmethod
     def backward(ctx, dy):
         y, signs, u, b = ctx.saved_tensors
-        final_abs, backward = ctx.rest
-        dx, du, db = backward(dy, y, signs, u, b, final_abs, [True, True, b is not None])
+        case, backward = ctx.rest
+        dx, du, db = backward(dy, y, signs, u, b, case.final_abs, [True, True, b is not None], case.abs)
         return dx, du, None if b is None else db, None, None, None
 
 
 def _check_backward(case: FuzzCase, dy: Tensor | None, u: Tensor | None, b: Tensor | None) -> Outcome:
     forward, backward = _ops(case)
-    faults = misfits("dy", dy, u, b)
+    faults = misfits("dy", dy, u, b) | misfits_of_options(case)
     x = None if case.x is None else make(replace(case.x, values="normal"), case.seed + 3)
     y, signs = x, torch.zeros(1, dtype=torch.uint8)
     sizes = [] if dy is None or u is None or dy.is_nested or u.is_nested else [*dy.shape, *u.shape]
     if sizes and max(sizes) <= SMALL and dy.dim() and u.dim() > 1:
-        signs = torch.zeros(1, dtype=torch.uint8).expand(signs_like(dy, u, case.final_abs))  # as if they fitted
+        signs = torch.zeros(1, dtype=torch.uint8).expand(
+            signs_like(dy, u, case.final_abs, case.abs)
+        )  # as if they fitted
     if not faults:
-        shapes = [list(dy.shape), signs_like(dy, u, True), list(u.shape)]
-        settled, saved = judge(lambda: forward(x, u, b, case.final_abs, True), set(), shapes)
+        shapes = [list(dy.shape), signs_like(dy, u), list(u.shape)]
+        settled, saved = judge(lambda: forward(x, u, b, case.final_abs, True, case.abs), set(), shapes)
         if settled:
             return settled
         y, signs = saved
@@ -299,8 +312,8 @@ def _check_backward(case: FuzzCase, dy: Tensor | None, u: Tensor | None, b: Tens
     if case.signs != "saved":
         signs = make(case.signs, case.seed + 5)
     if not faults:
-        faults = misfits_of_saved(dy, y, signs, u, case.final_abs, case.needs)
-    arguments = (dy, y, signs, u, b, case.final_abs, list(case.needs))
+        faults = misfits_of_saved(case, dy, y, signs, u)
+    arguments = (dy, y, signs, u, b, case.final_abs, list(case.needs), case.abs)
     shapes = [] if faults else [list(dy.shape), list(u.shape)]
     settled, result = judge(lambda: backward(*arguments), faults, shapes)
     if settled and settled.kind != "refused":
@@ -315,12 +328,12 @@ def _check_backward(case: FuzzCase, dy: Tensor | None, u: Tensor | None, b: Tens
     if case.signs != "saved" or case.y != "saved" or case.x.values != "normal" or x.numel() > SMALL:
         return Outcome("right")
 
-    def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
-        return _Direct.apply(x, u, b, final_abs, forward, backward)
+    def stack(x: Tensor, u: Tensor, b: Tensor | None, *_: bool) -> Tensor:
+        return _Direct.apply(x, u, b, case, forward, backward)
 
     outcome = compared(case, stack, y, x, u, b)
     if dy.device.type == "cpu" and dy.numel():
-        whole = backward(dy, y, signs, u, b, case.final_abs, [True, True, True])
+        whole = backward(dy, y, signs, u, b, case.final_abs, [True, True, True], case.abs)
         for value, other, needed in zip(result, whole, case.needs, strict=True):
             if needed and other.isfinite().all():
                 assert_same(value, other, exactly=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .fuzz_cases import SMALL, FuzzCase
 
 NEAR = "too near to kinks"  # of a right outcome that was not compared
 MASKED = 0.05  # of a case's rows may lie near a kink
-Stack = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
+Stack = Callable[..., Tensor]  # of x, u, b, and which layers take the absolute value, as the case has them
 
 
 @dataclass
@@ -43,7 +43,7 @@ def compared(case: FuzzCase, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: T
         return _compared_exactly(case, stack, y.detach(), x, u, b)
     if case.x.values == "not finite" and case.call != "backward":
         return _compared_rows(case, stack, y.detach(), x, u, b)
-    p = Problem(x, u, b, torch.randn(x.shape).to(x.dtype), case.final_abs)
+    p = Problem(x, u, b, torch.randn(x.shape).to(x.dtype), case.final_abs, case.abs)
     zs = activations(p)
     near = near_kinks(p, zs)
     rows, masked = x.numel() // x.shape[-1], int(near.sum())
@@ -68,7 +68,8 @@ def _check_strides(stack: Stack, p: Problem) -> None:
     What x and a u of repeated elements have in common cancels du, so that its error is measured by what it is a sum of.
     """
     whole = p.run(stack)
-    copied = Problem(p.x.contiguous(), p.u.contiguous(), p.b if p.b is None else p.b.contiguous(), p.dy, p.final_abs)
+    b = p.b if p.b is None else p.b.contiguous()
+    copied = replace(p, x=p.x.contiguous(), u=p.u.contiguous(), b=b)
     other = copied.run(stack)
     du, du_of_copy = whole.pop("du"), other.pop("du")
     for name, value in whole.items():
@@ -95,7 +96,7 @@ def _check_some(case: FuzzCase, stack: Stack, p: Problem) -> None:
 
 def _compared_exactly(case: FuzzCase, stack: Stack, y: Tensor, x: Tensor, u: Tensor, b: Tensor | None) -> Outcome:
     """Compares outputs where there is nothing to derive: no rows, no layers, or rows of zeros, which are a kink."""
-    truth = reference.han_stack(x.double(), u.double(), b if b is None else b.double(), case.final_abs)
+    truth = reference.han_stack(x.double(), u.double(), b if b is None else b.double(), case.final_abs, case.abs)
     eps = torch.finfo(x.dtype).eps
     torch.testing.assert_close(y, truth.to(y.dtype), rtol=16 * eps, atol=64 * eps, equal_nan=True)
     inputs = [t.clone().requires_grad_() for t in (x, u, b) if t is not None]

@@ -25,7 +25,8 @@ from .op_db import DTYPES
 def truth(module: hanops.HanStack, parameters: list[nn.Parameter], x: Tensor) -> Tensor:
     """Returns what the module computes, in plain torch."""
     rows = x.movedim(module.dim, -1)
-    return reference.han_stack(rows, module.u, module.b, module.final_abs).movedim(-1, module.dim)
+    y = reference.han_stack(rows, module.u, module.b, module.final_abs, module.activation is not None)
+    return y.movedim(-1, module.dim)
 
 
 def inputs(
@@ -54,6 +55,7 @@ STACKS: list[tuple[str, tuple[int, ...], dict[str, Any], tuple[int, ...]]] = [
     ("no_bias", (5, 2), {"bias": False}, (4, 5)),
     ("no_batch_dim", (6, 2), {}, (6,)),
     ("no_final_abs", (5, 2), {"final_abs": False}, (2, 3, 5)),
+    ("no_activation", (5, 2), {"activation": None}, (2, 3, 5)),
     ("groups", (4, 2), {"groups": 3}, (3, 2, 4)),
     ("channels", (4, 2), {"dim": 1}, (2, 4, 3, 3)),
     ("no_layers", (5, 0), {}, (4, 5)),
@@ -64,6 +66,7 @@ LAYERS: list[tuple[str, tuple[int, ...], dict[str, Any], tuple[int, ...]]] = [
     ("no_bias", (5,), {"bias": False}, (2, 3, 5)),
     ("no_batch_dim", (6,), {}, (6,)),
     ("no_final_abs", (5,), {"final_abs": False}, (4, 5)),
+    ("no_activation", (5,), {"activation": None}, (4, 5)),
     ("groups", (4,), {"groups": 2}, (2, 3, 4)),
     ("channels", (4,), {"dim": 1}, (2, 4, 3, 3)),
 ]

@@ -29,6 +29,7 @@ class Case:
     groups: int | None = None
     bias: bool = True
     final_abs: bool = True
+    abs: bool = True
     strides: Callable[[Tensor], Tensor] = lambda t: t  # of a contiguous x, another view of the same shape
 
     def tensors(
@@ -68,6 +69,7 @@ WITHOUT_LAST = [
     Case((3, 4), 1, bias=False, final_abs=False),
     Case((2, 2, 3), 2, groups=2, final_abs=False),
 ]
+CHAINS = [Case((3, 4), 3, abs=False), Case((2, 2, 3), 2, groups=2, bias=False, abs=False)]
 STRIDES = [Case((3, 4), 2, strides=strided), Case((2, 3, 5), 2, strides=sliced), Case((2, 2, 3), 1, 2, strides=strided)]
 VARIANTS = {
     "": PLAIN,
@@ -75,6 +77,7 @@ VARIANTS = {
     "empty": EMPTY,
     "no_layers": NO_LAYERS,
     "without_final_abs": WITHOUT_LAST,
+    "chain": CHAINS,
     "strides": STRIDES,
 }
 SIZES = [1, 7, 30, 65, 200]  # every tile of the CPU kernels has one of these, or of the large ones
@@ -96,7 +99,8 @@ def samples_of_stack(
 ) -> Iterator[SampleInput]:
     for case in cases:
         x, u, b = case.tensors(device, dtype, requires_grad, parameters)
-        yield SampleInput(x, args=(u, b), kwargs={} if case.final_abs else {"final_abs": False}, name=str(case))
+        kwargs = {**({} if case.final_abs else {"final_abs": False}), **({} if case.abs else {"activation": None})}
+        yield SampleInput(x, args=(u, b), kwargs=kwargs, name=str(case))
 
 
 def reference_inputs_of_stack(
@@ -119,7 +123,7 @@ def samples_of_forward(
         save = 0 if i == 1 else 1
         yield SampleInput(
             tensors[0],
-            args=(*tensors[1:], case.final_abs, save),
+            args=(*tensors[1:], case.final_abs, save, case.abs),
             output_process_fn_grad=lambda results: results[0],  # the bits have no gradient
             name=str(case),
         )
@@ -137,12 +141,12 @@ def samples_of_backward(
     """Yields dy with what a forward keeps; all of it is derived, as the backward's own arguments."""
     for case, needs in cases:
         x, u, b = case.tensors(device, torch.float64, False)
-        y, signs = stack_ops.han_stack_forward(x, u, b, case.final_abs, 1)
+        y, signs = stack_ops.han_stack_forward(x, u, b, case.final_abs, 1, case.abs)
         dy, y, u, b = (None if t is None else t.to(dtype) for t in (torch.randn_like(y), y, u, b))
         leaves = [t if t is None else t.requires_grad_(requires_grad) for t in (dy, y if needs[1] else None, u, b)]
         yield SampleInput(
             leaves[0],
-            args=(leaves[1], signs, *leaves[2:], case.final_abs, needs),
+            args=(leaves[1], signs, *leaves[2:], case.final_abs, needs, case.abs),
             output_process_fn_grad=lambda results, needs=needs: tuple(
                 result for result, need in zip(results, needs, strict=True) if need
             ),
@@ -153,7 +157,7 @@ def samples_of_backward(
 # ---- references in NumPy, by the formula
 
 
-def numpy_layers(x: Any, u: Any, b: Any, final_abs: bool) -> tuple[Any, list[Any]]:
+def numpy_layers(x: Any, u: Any, b: Any, final_abs: bool, abs: bool) -> tuple[Any, list[Any]]:
     """Returns y, and z of each layer that ends in an absolute value."""
     rows, zs = x, []
     axes = (slice(None), *(None,) * (x.ndim - 2)) if u.ndim == 3 else (Ellipsis,)
@@ -164,19 +168,19 @@ def numpy_layers(x: Any, u: Any, b: Any, final_abs: bool) -> tuple[Any, list[Any
         w = w / numpy.where(largest == 0, 1, numpy.sqrt((w * w).sum(-1, keepdims=True)))
         z = rows - 2 * (rows * w).sum(-1, keepdims=True) * w
         z = z if b is None else z + b[..., layer, :][axes]
-        last = layer == u.shape[-2] - 1
-        rows = z if last and not final_abs else numpy.abs(z)
-        zs += [] if last and not final_abs else [z]
+        takes_abs = abs and (final_abs or layer < u.shape[-2] - 1)
+        rows = numpy.abs(z) if takes_abs else z
+        zs += [z] if takes_abs else []
     return rows, zs
 
 
-def numpy_stack(x: Any, u: Any, b: Any, final_abs: bool = True) -> Any:
-    return numpy_layers(x, u, b, final_abs)[0]
+def numpy_stack(x: Any, u: Any, b: Any, final_abs: bool = True, activation: str | None = "abs") -> Any:
+    return numpy_layers(x, u, b, final_abs, activation is not None)[0]
 
 
-def numpy_forward(x: Any, u: Any, b: Any, final_abs: bool, save: int) -> tuple[Any, Any]:
+def numpy_forward(x: Any, u: Any, b: Any, final_abs: bool, save: int, abs: bool) -> tuple[Any, Any]:
     """Returns y, and the bits in the layout of a CPU: bit j of byte i is column 8 i + j."""
-    y, zs = numpy_layers(x, u, b, final_abs)
+    y, zs = numpy_layers(x, u, b, final_abs, abs)
     if not save:
         return y, numpy.empty(0, numpy.uint8)
     if not zs:
@@ -323,10 +327,12 @@ op_db: list[OpInfo] = [
     ),
     forward_info("", PLAIN[:2]),
     forward_info("grouped", GROUPED),
+    forward_info("chain", CHAINS[1:]),
     backward_info(
         "", [(Case((3, 4), 2), [True] * 3), (Case((5,), 2, bias=False, final_abs=False), [True, False, False])]
     ),
     backward_info("grouped", [(Case((2, 3, 4), 2, groups=2), [False, True, True])]),
+    backward_info("chain", [(CHAINS[0], [True] * 3)]),
 ]
 large_db: list[OpInfo] = [
     OpInfo(

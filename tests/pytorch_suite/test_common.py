@@ -124,7 +124,10 @@ class TestCommon(TestCase):
     @ops(op_db)
     def test_variant_consistency_eager(self, device, dtype, op):
         """With gradients recorded or not, in inference mode, again, and by keyword: the same results to the bit."""
-        names = {"dy": ("dy", "y", "signs", "u", "b", "final_abs", "needs"), "x": ("x", "u", "b", "final_abs", "save")}
+        names = {
+            "dy": ("dy", "y", "signs", "u", "b", "final_abs", "needs", "abs"),
+            "x": ("x", "u", "b", "final_abs", "save", "abs"),
+        }
         for sample in op.sample_inputs(device, dtype, requires_grad=True):
             wanted = call(op, sample)
             keywords = names["dy" if "backward" in op.name else "x"]

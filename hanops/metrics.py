@@ -5,13 +5,16 @@ The papers' are activation ratio, variability, Jacobian spectrum and Lipschitz c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hanops.definition.reference import arithmetic_dtype, han_stack
 from hanops.definition.signs import layers_with_abs
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanLayer, HanStack
@@ -133,6 +136,66 @@ def lipschitz(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
     if before.numel() == 0 or before.max() == 0:
         raise ValueError(f"lipschitz: x must have at least 2 different rows, got shape {list(x.shape)}")
     return float((after[before > 0] / before[before > 0]).max())
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the rows of a batch grow through a stack, and so how far its backward magnifies roundings.
+
+    Attributes:
+        sizes: norms of x_0, the rows that go in, to x_L, the output, over the batch: (layers + 1,), or with groups
+            (groups, layers + 1). float64.
+    """
+
+    sizes: Tensor
+
+    @property
+    def ratios(self) -> Tensor:
+        """|x_L| / |x_l| of what goes into each layer, (layers,) or (groups, layers)."""
+        return self.sizes[..., -1:] / self.sizes[..., :-1]
+
+    def du_error(self, dtype: torch.dtype) -> Tensor:
+        """Returns the relative error to expect in each layer's du, like `ratios`, for rows of a dtype.
+
+        It is that of the rebuilt x_l: y's rounding to the dtype, and a rounding of the arithmetic, in float32 or
+        float64, for each layer in between. A du that cancels almost to nothing has a larger one.
+        """
+        own, arithmetic = torch.finfo(dtype).eps, torch.finfo(arithmetic_dtype(dtype)).eps
+        between = self.sizes.square()
+        between = torch.cat([between[..., 1:-1], torch.zeros_like(between[..., :1])], -1)  # x_{l+1} to x_{L-1}
+        steps = between.flip(-1).cumsum(-1).flip(-1)[..., : self.sizes.shape[-1] - 1].sqrt()
+        rounding = own / (2 * math.sqrt(12)) * self.sizes[..., -1:]
+        return torch.hypot(rounding, 0.5 * arithmetic * steps) / self.sizes[..., :-1]
+
+
+@torch.no_grad()
+def growth(stack: HanStack, x: Tensor) -> Growth:
+    """Returns how the rows of a batch grow in each layer of a stack, and the error in du that follows.
+
+    The backward rebuilds x_l from y, which was rounded to its dtype. A reflection keeps lengths, so the rebuilt x_l is
+    off by as much as y is: |x_L| / |x_l| times more of x_l. Biases that dwarf the input make that large. docs/maths.md
+    derives it. Where the error is too large, run the stack in float32.
+
+    Args:
+        stack: any HanStack.
+        x: what goes into it, `features` long along the stack's `dim`.
+
+    >>> import torch, hanops
+    >>> growth = hanops.metrics.growth(hanops.HanStack(8, 20), torch.randn(100, 8))
+    >>> bool((growth.du_error(torch.bfloat16) < 0.05).all())
+    True
+    """
+    rows = x.movedim(stack.dim, -1)
+    rows = rows.to(arithmetic_dtype(rows.dtype))
+    abs_layers = layers_with_abs(stack.u, stack.final_abs, stack.activation is not None)
+    sizes = []
+    for layer in range(stack.depth + 1):
+        sizes.append(rows.double().flatten(0 if stack.groups is None else 1).norm(dim=-1))
+        if layer < stack.depth:
+            one = slice(layer, layer + 1)
+            b = None if stack.b is None else stack.b[..., one, :]
+            rows = han_stack(rows, stack.u[..., one, :], b, abs=layer < abs_layers)
+    return Growth(torch.stack(sizes, -1))
 
 
 # ---- operations: a layer of d features costs 2 d multiply-adds a row. torch's FlopCounterMode needs no hook

@@ -29,7 +29,7 @@ from hanops.backends.native import native
 from hanops.definition import reference
 
 from . import accuracy, emulation
-from .accuracy import Problem, Stack, check, leave_kinks, near_kinks, problem
+from .accuracy import ABSOLUTES, Problem, Stack, check, leave_kinks, near_kinks, problem
 
 CAPABILITIES = {"DEFAULT": "default", "AVX2": "avx2", "AVX512": "avx512"}
 MOST_FEATURES = 2200
@@ -63,7 +63,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "float32 parameters": (False, True),
     "needs": tuple(list(needs) for needs in product((True, False), repeat=3) if any(needs)),
     "bias": (True, False),
-    "final_abs": (True, False),
+    "absolutes": tuple(ABSOLUTES),
     "groups": (None, 2),
     "x": ARRANGEMENTS,
     "dy": ARRANGEMENTS,
@@ -123,10 +123,10 @@ def run(case: Case) -> None:
     x, dy = (arranged((*lead, rows, features), dtype, case[name]) for name in ("x", "dy"))
     u = torch.randn(*lead, layers, features).to(parameters)
     b = torch.randn(*lead, layers, features).to(parameters) if case["bias"] else None
-    final_abs, needs = case["final_abs"], case["needs"]
-    y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True)
-    without_bits, _ = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, False)
-    grads = torch.ops.hanops.han_stack_backward(dy, y if needs[1] else None, signs, u, b, final_abs, needs)
+    (final_abs, abs), needs = ABSOLUTES[case["absolutes"]], case["needs"]
+    y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True, abs)
+    without_bits, _ = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, False, abs)
+    grads = torch.ops.hanops.han_stack_backward(dy, y if needs[1] else None, signs, u, b, final_abs, needs, abs)
     assert torch.equal(y, without_bits), case
     for value, need in zip((y, *grads), (True, *needs), strict=True):
         assert value.isfinite().all(), case
@@ -138,21 +138,22 @@ def separately(needs: list[bool]) -> Any:
 
     class Stack(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool) -> Tensor:
-            y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True)
+        def forward(ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, abs: bool = True) -> Tensor:
+            y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True, abs)
             ctx.save_for_backward(y, signs, u, b)
-            ctx.final_abs = final_abs
+            ctx.flags = final_abs, abs, len(ctx.needs_input_grad) - 3
             return y
 
         @staticmethod
         def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
             y, signs, u, b = ctx.saved_tensors
+            final_abs, abs, more = ctx.flags
             grads: list[Tensor | None] = [None, None, None]
             for wanted in (needs, [not need for need in needs]):
                 kept = y if wanted[1] else None
-                got = torch.ops.hanops.han_stack_backward(dy, kept, signs, u, b, ctx.final_abs, wanted)
+                got = torch.ops.hanops.han_stack_backward(dy, kept, signs, u, b, final_abs, wanted, abs)
                 grads = [new if need else old for old, new, need in zip(grads, got, wanted, strict=True)]
-            return (*grads[:2], None if b is None else grads[2], None)
+            return (*grads[:2], None if b is None else grads[2], *(None,) * more)
 
     return Stack.apply
 
@@ -163,7 +164,9 @@ def check_penalty(p: Problem) -> None:
     def derive(stack: Stack, q: Problem, dtype: torch.dtype | None = None) -> list[Tensor]:
         x, u, *b = q.inputs(dtype)
         dy = q.dy.to(dtype or q.dy.dtype).detach().requires_grad_()
-        (dx,) = torch.autograd.grad(stack(x, u, *b or [None], q.final_abs), x, dy, create_graph=True)
+        (dx,) = torch.autograd.grad(
+            stack(x, u, *b or [None], q.final_abs, *([] if q.abs else [False])), x, dy, create_graph=True
+        )
         return list(torch.autograd.grad(dx, [u, dy], x.detach()))
 
     zs, _ = leave_kinks(p)
@@ -184,10 +187,11 @@ def check_penalty(p: Problem) -> None:
 
 def run_check(case: Case) -> None:
     """Compares both directions with float64: with all of their gradients, and with those of `needs` apart."""
+    final_abs, abs = ABSOLUTES[case["absolutes"]]
     p = problem(
         case["rows"], case["features"], case["layers"], case["dtype"],
         groups=case["groups"], parameters=torch.float32 if case["float32 parameters"] else None,
-        bias=0.3 if case["bias"] else None, final_abs=case["final_abs"],
+        bias=0.3 if case["bias"] else None, final_abs=final_abs, abs=abs,
     )  # fmt: skip
     check(separately(case["needs"]), p)
     check_penalty(p)

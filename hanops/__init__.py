@@ -37,7 +37,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `hanops.distributed` when it is used: DTensor, which it needs, is slow to import."""
+    """Imports `hanops.distributed` and `hanops.peft` when they are used: DTensor is slow to import."""
     if name == "distributed":
         return import_module("hanops.distributed")
+    if name == "peft":
+        return import_module("hanops.peft")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

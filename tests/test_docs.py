@@ -29,6 +29,7 @@ def test_reference_is_complete():
     wanted = {f"hanops.{name}" for name in hanops.__all__ if name not in ("models", "metrics")}
     wanted |= {f"hanops.models.{name}" for name in hanops.models.__all__}
     wanted |= {f"hanops.distributed.{name}" for name in hanops.distributed.__all__}
+    wanted |= {f"hanops.peft.{name}" for name in hanops.peft.__all__}
     assert wanted <= named
 
 

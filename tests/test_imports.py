@@ -25,7 +25,8 @@ ARROWS = {
     "optim": "modules selection",
     "metrics": "modules models definition",
     "distributed": "modules ops backends definition _torch",
-    "hanops": "backends ops functional chain modules models conversion optim metrics distributed",  # itself
+    "peft": "functional",
+    "hanops": "backends ops functional chain modules models conversion optim metrics distributed peft",  # itself
     "profiling": "hanops backends definition",
     "__main__": "hanops backends profiling",
 }

@@ -35,6 +35,11 @@ PAGES = {
         ["metrics"],
     ),
     "distributed": ("Devices", "Features shared out over devices: `hanops.distributed`.", ["distributed"]),
+    "peft": (
+        "Adapters",
+        "Adapters of other packages that are chains of reflections: `hanops.peft`.",
+        ["peft"],
+    ),
     "backends": (
         "Backends",
         "Which implementation runs a call, and graphs that need none of them.",

@@ -25,6 +25,7 @@ ROOMS = {
     "metrics": (0, "what the papers measure"),
     "optim": (2, "parameter groups"),
     "distributed": (3, "features over devices"),
+    "peft": (4, "HRA adapters as chains"),
     "models": (0, "the papers' networks"),
     "selection": (1, "names and patterns"),
     "modules": (2, "HanStack, HanLayer"),
@@ -38,7 +39,7 @@ ROOMS = {
     "csrc/cpu": (0, "CPU kernels"),
     "csrc/cuda": (1, "CUDA kernels"),
 }
-WIDTH, HEIGHT, LEFT, TOP, BOX = 206, 70, 16, 16, (184, 40)
+WIDTH, HEIGHT, LEFT, TOP, BOX, COLUMNS = 206, 70, 16, 16, (184, 40), 5
 TONES = {"tests": svg.GREY, "benchmarks": svg.GREY, "examples": svg.GREY, "hanops": svg.BLUE}
 
 
@@ -126,7 +127,7 @@ def box(room: str, rank: int) -> tuple[float, float, float]:
     """Returns the left edge, the top and the width of a room."""
     column = ROOMS[room][0]
     if column < 0:
-        return LEFT, TOP + rank * HEIGHT, 3 * WIDTH + BOX[0]
+        return LEFT, TOP + rank * HEIGHT, (COLUMNS - 1) * WIDTH + BOX[0]
     return LEFT + column * WIDTH, TOP + rank * HEIGHT, BOX[0]
 
 
@@ -141,7 +142,7 @@ def figure() -> str:
         raise SystemExit("docs/tools/rooms.py: two rooms stand in one place")
     lowest = max(depth[room] for room in places)
     title = "Rooms of the code; an arrow points to what a room uses"
-    drawing = svg.Drawing(title, 2 * LEFT + 3 * WIDTH + BOX[0], 2 * TOP + lowest * HEIGHT + BOX[1])
+    drawing = svg.Drawing(title, 2 * LEFT + (COLUMNS - 1) * WIDTH + BOX[0], 2 * TOP + lowest * HEIGHT + BOX[1])
     for room, (x, y, width) in places.items():
         for other in sorted(drawn.get(room, ())):
             below_x, below_y, below_width = places[other]

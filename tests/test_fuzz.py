@@ -66,7 +66,7 @@ def test_what_is_wrong_is_found(monkeypatch):
     assert check(sound).kind == "right"
     with monkeypatch.context() as patch:
         stack = fuzz_check.hanops.han_stack
-        patch.setattr(fuzz_check.hanops, "han_stack", lambda x, u, b, final_abs: stack(x, u.flip(0), b))
+        patch.setattr(fuzz_check.hanops, "han_stack", lambda x, u, b, **_: stack(x, u.flip(0), b))
         with pytest.raises(AssertionError, match="error"):
             check(sound)
     wrong = replace(sound, u=Given((2, 9)))
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_found(monkeypatch):
         patch.setattr(fuzz_check.hanops, "han_stack", lambda *_, **__: [].pop(1.5))
         assert "an error names none of ['u', 'x']" in fuzz_check.check(wrong).message
     with monkeypatch.context() as patch:
-        patch.setattr(fuzz_check.hanops, "han_stack", lambda x, u, b, final_abs: x)
+        patch.setattr(fuzz_check.hanops, "han_stack", lambda x, u, b, **_: x)
         assert check(wrong).message == "accepted, in spite of ['u', 'x']"
 
 

@@ -104,8 +104,8 @@ def signs() -> None:
         forward(x, u, b, True, 1, dim=0)
     with torch.inference_mode():
         assert torch.equal(torch.ops.hanops.han_stack(x, u, b, True, True, 1).full_tensor(), y.full_tensor())
-        with pytest.raises(NotImplementedError, match="abs must be True"):
-            torch.ops.hanops.han_stack(x, u, b, abs=False)
+        chain = torch.ops.hanops.han_stack(x, u, b, abs=False)
+        assert torch.equal(chain.full_tensor(), hanops.han_stack(x.full_tensor(), single.u, single.b, activation=None))
 
 
 def test_signs(run):

@@ -185,14 +185,12 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
     u = _placed(draw, replace(u, values=draw(st.sampled_from(("normal", "normal", "zeros", "large")))))
     b = draw(st.sampled_from((None, 1, 1)))
     b = b if b is None else _placed(draw, replace(u, values="normal"))
-    abs = draw(st.sampled_from((True, True, True, False)))
     case = FuzzCase(
         draw(st.sampled_from(("function", "function", "forward", "backward", "backward", "module", "layer"))),
         x,
         u,
         b,
-        final_abs=draw(st.booleans()) if abs else draw(st.sampled_from((True, True, True, False))),
-        abs=abs,
+        final_abs=draw(st.booleans()),
         save=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
     )
@@ -202,6 +200,8 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
     if case.call in ("forward", "backward"):
         case = replace(case, suffix=draw(st.sampled_from(suffixes)))
     case = replace(case, gradients=tuple(draw(st.booleans()) for _ in range(3)))
+    if draw(st.integers(0, 3)) == 3:
+        case = replace(case, abs=False, final_abs=case.final_abs or draw(st.booleans()))
     hostile = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))
     if case.call == "backward":
         case = replace(case, needs=tuple(draw(st.booleans()) for _ in range(3)))

@@ -38,6 +38,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
   PartialSums<Tile> sums(call, group, part, column, chunk, block_sums);
   const SignPlace<Tile> place(column, sign_bytes);
   const unsigned sign_stride = pinned(call.sign_stride);
+  // Memory that is there, though without bits nothing is read: otherwise float64's one-row kernel spills.
+  const uint8_t* sign_memory = call.abs_layers > 0 ? call.signs : reinterpret_cast<const uint8_t*>(packed.layers);
 
   // All thread groups of a block take part in every round, the last ones perhaps with no rows.
   // With sums the round is needed and the tile follows from it, without them the tile alone: registers are few.
@@ -48,7 +50,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
     const TileRows<Tile> tile(index(), call.rows);
     const unsigned own = threads.registers(tile.own);
     const int64_t sign_row = (group * call.rows + tile.first) * call.abs_layers + call.abs_layers - 1;
-    const uint8_t* layer_signs = call.signs + sign_row * sign_bytes + place.byte;
+    const uint8_t* layer_signs = sign_memory + (call.abs_layers > 0 ? sign_row * sign_bytes : 0) + place.byte;
     unsigned signs[Tile::R] = {};
     if (call.abs_layers == call.layers) {
       read_tile_signs<Tile>(signs, threads, layer_signs, sign_stride);

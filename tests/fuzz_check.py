@@ -313,6 +313,8 @@ def _check_backward(case: FuzzCase, dy: Tensor | None, u: Tensor | None, b: Tens
         signs = make(case.signs, case.seed + 5)
     if not faults:
         faults = misfits_of_saved(case, dy, y, signs, u)
+    elif (case.y, case.signs) != ("saved", "saved"):
+        faults |= {"y", "signs"}  # too, perhaps
     arguments = (dy, y, signs, u, b, case.final_abs, list(case.needs), case.abs)
     shapes = [] if faults else [list(dy.shape), list(u.shape)]
     settled, result = judge(lambda: backward(*arguments), faults, shapes)

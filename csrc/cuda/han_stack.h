@@ -1,4 +1,5 @@
 // The CUDA implementation of han_stack_forward and han_stack_backward, for arguments that ops.cpp has checked.
+//
 // The first `abs_layers` layers take the absolute value: all, all but the last, or none.
 #pragma once
 

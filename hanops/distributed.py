@@ -25,7 +25,7 @@ from hanops import _torch
 from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
-from hanops.definition.signs import is_chunked, layers_with_abs, pack, sign_bytes
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
 from hanops.modules import HanStack, _with_axis
 from hanops.ops.autograd import is_differentiated
 
@@ -64,8 +64,7 @@ class _HanStack(torch.autograd.Function):
         w = wide / largest / size
         y = x.to(dtype, copy=True, memory_format=torch.contiguous_format)
         rows = as_rows(y, u)  # a view
-        size_of_signs = sign_bytes(rows.shape[-1], is_chunked(x.device))
-        signs = x.new_empty((*rows.shape[:-1], abs_layers, size_of_signs), dtype=torch.uint8) if save else None
+        signs = x.new_empty(signs_shape(rows, abs_layers), dtype=torch.uint8) if save else None
         for layer in range(u.shape[-2]):
             w_l = w[:, layer, None]
             alpha = _total(_dot(rows, w_l), group)

@@ -93,7 +93,7 @@ def han_stack(
         options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
         options |= {"return_signs": True} if return_signs else {}
         return handle_torch_function(han_stack, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
-    abs = _takes_abs("han_stack", activation)
+    abs = activation == "abs" or _takes_abs("han_stack", activation)
     try:
         return _forward_op(x, u, b, final_abs, 1, abs) if return_signs else _op(x, u, b, final_abs, abs)
     except RuntimeError as error:  # of an argument that is no tensor, or no bool

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hanops.chain import han_stack_inverse
 from hanops.definition.checks import DTYPES
-from hanops.functional import han_stack
+from hanops.functional import _takes_abs, han_stack
 
 _MARK = "_is_hf_initialized"  # of transformers, on modules and parameters that have their values
 
@@ -112,9 +112,7 @@ class HanStack(SelfDrawn):
             raise TypeError(f"{name}: dtype must be float64, float32, bfloat16 or float16, got {dtype!r}")
         if groups is not None and dim == 0:
             raise ValueError(f"{name}: dim must not be 0, the axis of the groups, got 0")
-        if activation is not None and activation != "abs":
-            raise ValueError(f"{name}: activation must be 'abs' or None, got {activation!r}")
-        if activation is None and not final_abs:
+        if not _takes_abs(name, activation) and not final_abs:
             raise ValueError(f"{name}: final_abs must not be given where activation is None, got False")
         self.features, self.depth, self.dim, self.groups = features, depth, dim, groups
         self.final_abs, self.activation = final_abs, activation

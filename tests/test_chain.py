@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 import hanops
 from hanops.definition import reference
 
-from .accuracy import ABSOLUTES, problem, relative
+from .accuracy import ABSOLUTES, activations, near_kinks, problem, relative
 from .compatibility import Recorder
 
 F64 = torch.float64
@@ -334,7 +334,5 @@ def test_what_the_parametrization_refuses():
 
 
 def test_problem_of_a_chain_has_no_kink():
-    from .accuracy import activations, near_kinks
-
     p = problem(9, 8, 3, F64, abs=False)
     assert not near_kinks(p, activations(p)).any()

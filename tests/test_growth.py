@@ -55,7 +55,7 @@ def test_sizes(options, groups):
     y = stack(x)
     ends = [t.norm() if groups is None else t.flatten(1).norm(dim=-1) for t in (x, y)]
     torch.testing.assert_close(growth.sizes[..., [0, -1]], torch.stack(ends, -1).detach())
-    assert growth.ratios.shape == (3,) if groups is None else (2, 3)
+    assert growth.ratios.shape == ((3,) if groups is None else (2, 3))
     if stack.b is None:
         torch.testing.assert_close(growth.ratios, torch.ones_like(growth.ratios))
 

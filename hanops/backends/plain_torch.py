@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hanops.definition import reference
-from hanops.definition.signs import is_chunked, pack, sign_bytes, unpack
+from hanops.definition.signs import is_chunked, pack, signs_shape, unpack
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) 
             if save:
                 signs.append(pack(torch.signbit(rows), is_chunked(x.device)))
             rows = reference.absolute(rows) if save else rows.abs()  # without bits nobody derives it
-    shape = [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))] if save else [0]
+    shape = signs_shape(x, abs_layers) if save else [0]
     packed = torch.stack(signs, -2).reshape(shape) if signs else x.new_empty(shape, dtype=torch.uint8)
     return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), packed
 

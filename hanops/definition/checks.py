@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hanops.definition.signs import signs_shape
+from hanops.definition.signs import layers_with_abs, signs_shape
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -152,7 +152,7 @@ def check_backward(
         _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
     if signs.dtype != torch.uint8:
         _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
-    shape = signs_shape(dy, u, final_abs, abs)
+    shape = signs_shape(dy, layers_with_abs(u, final_abs, abs))
     if list(signs.shape) != shape:
         _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
     if signs.device != dy.device:

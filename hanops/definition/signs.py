@@ -29,9 +29,9 @@ def layers_with_abs(u: Tensor, final_abs: bool, abs: bool = True) -> int:
     return layers if final_abs or layers == 0 else layers - 1
 
 
-def signs_shape(x: Tensor, u: Tensor, final_abs: bool, abs: bool = True) -> list[int]:
-    """Returns the shape of the packed sign bits of a stack on rows like x."""
-    return [*x.shape[:-1], layers_with_abs(u, final_abs, abs), sign_bytes(x.shape[-1], is_chunked(x.device))]
+def signs_shape(x: Tensor, abs_layers: int) -> list[int]:
+    """Returns the shape of the packed sign bits of a stack on rows like x, with bits for so many layers."""
+    return [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
 def _weights(chunked: bool, device: torch.device) -> Tensor:

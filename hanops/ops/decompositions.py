@@ -12,7 +12,7 @@ from hanops import _torch
 from hanops.backends.plain_torch import as_rows, backward, by_layer, forward
 from hanops.definition import reference
 from hanops.definition.checks import check_stack
-from hanops.definition.signs import is_chunked, layers_with_abs, pack, sign_bytes
+from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
 from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
 
@@ -38,7 +38,7 @@ def _forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int)
         return [rows.abs() if all_take_abs else torch.where(rest[-1], rows.abs(), rows), *signs]
 
     y, *signs = _torch.scan(layer, [as_rows(x, u).to(dtype, copy=True)], each)
-    shape = [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))] if save else [0]
+    shape = signs_shape(x, abs_layers) if save else [0]
     if signs:  # (layers, groups, rows, bytes)
         packed = signs[0].narrow(0, 0, abs_layers).movedim(0, -2).reshape(shape)
     else:

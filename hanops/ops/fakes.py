@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hanops.backends.native import native
 from hanops.definition.checks import check_backward, check_forward, check_stack
-from hanops.definition.signs import signs_shape
+from hanops.definition.signs import layers_with_abs, signs_shape
 
 
 def _load_sharding_rules() -> None:
@@ -31,7 +31,7 @@ def forward(
     """Is the fake of the op `han_stack_forward`."""
     _load_sharding_rules()
     check_forward(x, u, b, final_abs, save, abs, dim)
-    signs = x.new_empty(signs_shape(x, u, final_abs, abs) if save else [0], dtype=torch.uint8)
+    signs = x.new_empty(signs_shape(x, layers_with_abs(u, final_abs, abs)) if save else [0], dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.contiguous_format), signs
 
 

@@ -105,7 +105,15 @@ inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor&
   }
 }
 
-// The shape of the sign bits of rows like x, where a row has `bytes` of them for each of so many layers.
+// Whether y of a dtype is rounded from float32, so that there is a rest of it.
+inline bool is_rounded(at::ScalarType dtype) { return dtype == at::kBFloat16 || dtype == at::kHalf; }
+
+// The planes of the rest of y that a forward keeps.
+inline int64_t rest_planes(at::ScalarType dtype, int64_t save) {
+  return save == 2 && is_rounded(dtype) ? kRestPlanes : 0;
+}
+
+// The shape of the sign bits of rows like x, where a row has `bytes` of them for each of so many layers, or planes.
 template <class Int>
 c10::SmallVector<Int, at::kDimVectorStaticSize> signs_shape(c10::ArrayRef<Int> x, Int layers, Int bytes) {
   c10::SmallVector<Int, at::kDimVectorStaticSize> shape(x.begin(), x.end() - 1);
@@ -126,8 +134,6 @@ inline void check_forward(const at::Tensor& x, const at::Tensor& u, const std::o
   check_stack("x", x, u, b, final_abs, abs, dim);
   TORCH_CHECK_VALUE(0 <= save && save <= 2,
                     "han_stack: save must be 0 (nothing), 1 (signs) or 2 (signs and the rest of y), got ", save);
-  TORCH_CHECK_NOT_IMPLEMENTED(save < 2, "han_stack: save must be 0 (nothing) or 1 (signs), got ", save,
-                              ": that is not built yet");
 }
 
 // What forward saved must fit dy: y has dy's shape, and the device gives that of signs.
@@ -147,9 +153,13 @@ inline void check_backward(const at::Tensor& dy, const std::optional<at::Tensor>
                       y->device());
   }
   TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
-  const auto shape = signs_shape(dy.sym_sizes(), layers_with_abs(u.sym_size(-2), final_abs, abs), sign_bytes_of(dy));
-  const c10::SymIntArrayRef wanted(shape);
-  TORCH_CHECK_VALUE(signs.sym_sizes() == wanted, "han_stack: signs must have shape ", wanted, ", got ",
+  const c10::SymInt layers = layers_with_abs(u.sym_size(-2), final_abs, abs), bytes = sign_bytes_of(dy);
+  const auto shape = signs_shape(dy.sym_sizes(), layers, bytes);
+  const auto with_rest = signs_shape(dy.sym_sizes(), layers + rest_planes(dy.scalar_type(), 2), bytes);
+  const c10::SymIntArrayRef wanted(shape), or_wanted(with_rest);
+  const bool has_rest = is_rounded(dy.scalar_type());
+  TORCH_CHECK_VALUE(signs.sym_sizes() == wanted || signs.sym_sizes() == or_wanted, "han_stack: signs must have shape ",
+                    wanted, has_rest ? c10::str(", or ", or_wanted, " with the rest of y") : "", ", got ",
                     signs.sym_sizes());
   TORCH_CHECK_VALUE(signs.device() == dy.device(), "han_stack: signs must be on the device of dy (", dy.device(),
                     "), got ", signs.device());

@@ -23,8 +23,8 @@ using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 using Needs = std::array<bool, 3>;  // dx, du, db
 
-// The last two arguments of each: abs and dim.
-using StackSchema = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool, int64_t);
+// The last arguments of each: abs and dim; of the first also exact.
+using StackSchema = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, bool, int64_t, bool);
 using ForwardSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, int64_t,
                                                  bool, int64_t);
 using BackwardSchema = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
@@ -90,18 +90,19 @@ struct HanStackBackward {
   static constexpr bool is_traceable = true;
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(6);
+    if (!grads[0].defined()) return variable_list(7);
     const auto saved = ctx->get_saved_variables();
     const auto first = saved[0].scalar_type() == at::kByte ? saved.begin() : saved.begin() + 1;  // signs, or y before
     const Tensor &signs = first[0], &u = first[1];
     const auto y = first == saved.begin() ? std::nullopt : OptionalTensor(saved[0]);
     const auto b = saved.end() - first < 3 ? std::nullopt : OptionalTensor(first[2]);
     // Of one layer without bits, it is the same whether all or the last takes no absolute value.
-    const c10::SymInt layers = u.sym_size(-2), abs_layers = signs.sym_size(-2);
+    const bool has_rest = !ctx->saved_data.empty();
+    const c10::SymInt layers = u.sym_size(-2), abs_layers = signs.sym_size(-2) - (has_rest ? kRestPlanes : 0);
     const bool final_abs = abs_layers == layers, abs = final_abs || abs_layers == layers - 1;
     const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b && ctx->needs_input_grad(2)};
     auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs || !abs, needs, abs, -1);
-    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}};
+    return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}, {}};
   }
 };
 
@@ -109,10 +110,12 @@ namespace {
 
 struct HanStack : Function<HanStack> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                        bool abs, int64_t dim) {
+                        bool abs, int64_t dim, bool exact) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, signs] = forward_op().call(x, u, b, final_abs, 1, abs, dim);
+    const int64_t save = exact && u.requires_grad() ? 2 : 1;
+    auto [y, signs] = forward_op().call(x, u, b, final_abs, save, abs, dim);
     ctx->set_materialize_grads(false);
+    if (rest_planes(x.scalar_type(), save) > 0) ctx->saved_data["has_rest"] = true;
     variable_list saved;
     saved.reserve(4);
     if (u.requires_grad()) saved.push_back(y);  // to rebuild the activations, which only du asks for
@@ -137,14 +140,14 @@ namespace hanops {
 namespace {
 
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
-                          int64_t dim) {
+                          int64_t dim, bool exact) {
   check_strided("x", x);
   check_strided("u", u);
   check_strided("b", b);
   if (is_transformed(x, u, b)) {
-    return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, 1, abs, dim));
+    return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, exact ? 2 : 1, abs, dim));
   }
-  if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs, abs, dim);
+  if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs, abs, dim, exact);
   at::AutoDispatchBelowADInplaceOrView guard;
   return std::get<0>(forward_op().call(x, u, b, final_abs, 0, abs, dim));
 }
@@ -181,16 +184,17 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy,
 
 template <c10::DeviceType device>
 Tensor han_stack_autocast(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
-                          int64_t dim) {
+                          int64_t dim, bool exact) {
   const c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
   static const auto op = find_op<StackSchema>("hanops::han_stack");
   const Tensor cast = at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device);
-  return op.call(cast, u, b, final_abs, abs, dim);
+  return op.call(cast, u, b, final_abs, abs, dim, exact);
 }
 
 // ---- implementations
 
-Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs, int64_t dim) {
+Tensor han_stack(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs, int64_t dim,
+                 bool /*exact*/) {
   return std::get<0>(forward_op().call(x, u, b, final_abs, 0, abs, dim));
 }
 
@@ -282,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward_cuda(const Tensor& dy, con
 
 // What each argument may be: checks.h. hanops/ops/registration.py has the same.
 constexpr const char* kStack =
-    "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1) -> Tensor";
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1, bool exact=True) -> Tensor";
 constexpr const char* kForward =
     "(Tensor x, Tensor u, Tensor? b, bool final_abs, int save, bool abs=True, int dim=-1) "
     "-> (Tensor y, Tensor signs)";

@@ -1,8 +1,8 @@
 // The packed sign bits of a stack: how many bytes a row and layer has, and which bit is which column's. Free of torch.
 //
 // On the CPU bit j of byte i is column 8 i + j, and a row and layer has S = ceil(d / 8) bytes. Elsewhere ("chunked")
-// bit k of byte c is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. hanops/definition/signs.py says the
-// same.
+// bit k of byte c is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. Where the rest of y is kept too, it is
+// in 8 further planes, as many bytes as columns. hanops/definition/signs.py and rest.py say the same.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,9 @@ HANOPS_SIGNS Int chunked_sign_bytes(Int features) {
   while (8 * bytes < features) bytes *= 2;
   return bytes;
 }
+
+// The planes of what rounding took from y, after those of a row's layers: byte j of them is column j's.
+constexpr int kRestPlanes = 8;
 
 template <class Int>
 struct SignBit {

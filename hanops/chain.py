@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hanops.backends import plain_torch
 from hanops.definition.checks import check_backward, check_stack
+from hanops.definition.signs import layers_with_abs
 from hanops.functional import _takes_abs, han_stack
 
 
@@ -32,7 +33,7 @@ def han_stack_inverse(
         signs: the sign bits of the forward, where the activation is 'abs'.
 
     Returns:
-        x, of the shape and dtype of y. It is as exact as y is: in bfloat16 y has 8 bits.
+        x, of the shape and dtype of y. It is as exact as y is: in bfloat16 y has 8 bits, or with its signs 16.
 
     Raises:
         TypeError: for a dtype that does not fit, what is no strided tensor, or signs that are not uint8.
@@ -54,7 +55,7 @@ def han_stack_inverse(
                 " han_stack(..., return_signs=True) gives them"
             )
         check_backward(y, y, signs, u, b, final_abs, [False] * 3)
-        return plain_torch.inverse(y, signs, u, b)
+        return plain_torch.inverse(y, signs, u, b, layers_with_abs(u, final_abs))
     if signs is not None:
         raise ValueError("han_stack_inverse: signs must be None where the activation is None")
     if b is not None:  # each reflected along its own u: x = (y - b) H = y H - b H

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
 from hanops import _torch
-from hanops.backends.plain_torch import as_rows, by_layer, plus_minus
+from hanops.backends.plain_torch import as_rows, by_layer, kept, plus_minus, split
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
 from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
@@ -56,7 +56,7 @@ class _HanStack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: bool, group: dist.ProcessGroup
+        ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, group: dist.ProcessGroup
     ) -> Tensor:
         dtype = arithmetic_dtype(x.dtype)
         wide = by_layer(u).to(dtype)
@@ -75,11 +75,13 @@ class _HanStack(torch.autograd.Function):
                 if signs is not None:
                     signs[..., layer, :] = pack(torch.signbit(rows), is_chunked(x.device))
                 rows.abs_()
-        y = _torch.own_output(y, x.dtype)
+        exact, y = rows, _torch.own_output(y, x.dtype)
+        if signs is not None:
+            signs = kept(exact, as_rows(y, u), signs, abs_layers, save)
         rebuild = ctx.needs_input_grad[1]  # y serves to rebuild the activations, which only du asks for
         ctx.save_for_backward(y if rebuild else None, signs, u, b if rebuild else None, largest, size)
         ctx.set_materialize_grads(False)
-        ctx.group = group
+        ctx.abs_layers, ctx.group = abs_layers, group
         return y
 
     @staticmethod
@@ -89,6 +91,7 @@ class _HanStack(torch.autograd.Function):
         if dy is None:
             return (None,) * 6
         y, signs, u, b, largest, size = ctx.saved_tensors
+        signs, y = split(signs, y, ctx.abs_layers)
         needs_dx, needs_du, needs_db = ctx.needs_input_grad[:3]
         dtype = arithmetic_dtype(dy.dtype)
         w = by_layer(u).to(dtype) / largest / size
@@ -173,7 +176,7 @@ class ShardedHanStack(HanStack):
             rows, u = pad(rows, (0, 1)), pad(u, (0, 1))
             b = None if b is None else pad(b, (0, 1))
         check_stack("x", rows, u, b)
-        save = is_differentiated(rows, u, b)
+        save = 2 if self.exact and is_differentiated(u) else int(is_differentiated(rows, u, b))
         abs_layers = layers_with_abs(u, self.final_abs, self.activation is not None)
         y = _HanStack.apply(rows, u, b, abs_layers, save, self.u.device_mesh.get_group())
         y = y[..., :0] if empty else y

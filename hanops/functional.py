@@ -30,6 +30,7 @@ def han_stack(
     *,
     final_abs: bool = True,
     activation: str | None = "abs",
+    exact: bool = True,
     return_signs: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -42,6 +43,7 @@ def han_stack(
     *,
     final_abs: bool = True,
     activation: str | None = "abs",
+    exact: bool = True,
     return_signs: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -53,12 +55,13 @@ def han_stack(
     *,
     final_abs: bool = True,
     activation: str | None = "abs",
+    exact: bool = True,
     return_signs: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
 
     The forward keeps its output and one bit per element and layer for the backward, which rebuilds every activation
-    from them. The derivative of the absolute value is -1 where the sign bit is set and +1 elsewhere, never 0, so that
+    from them; where the output is rounded to 16 bits, also a byte per element of what that took from it. The derivative of the absolute value is -1 where the sign bit is set and +1 elsewhere, never 0, so that
     every layer's Jacobian is orthogonal. A layer with u = 0 reflects nothing, and its u gets a zero gradient.
 
     Args:
@@ -70,8 +73,11 @@ def han_stack(
         final_abs: False leaves the last layer without its absolute value.
         activation: 'abs', or None for no absolute value in any layer: a chain of reflections and biases. Its backward
             reflects back from the output, and keeps no bits.
-        return_signs: True also returns the sign bits, (..., layers with abs, bytes), for `han_stack_inverse`. Which bit
-            is which column's is the device's own: csrc/signs.h.
+        exact: False leaves out that byte: du is then off by as much as the rounded output is, times the growth of the
+            rows (`metrics.growth`). Only for bfloat16 and float16, and where u gets a gradient.
+        return_signs: True also returns the sign bits, uint8 (..., layers with abs, bytes), for `han_stack_inverse`;
+            where `exact` applies, 8 layers more hold the bytes. Which bit is which column's is the device's own:
+            csrc/signs.h.
 
     Returns:
         The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
@@ -91,11 +97,14 @@ def han_stack(
     """
     if has_torch_function_variadic(x, u, b):
         options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
+        options |= {} if exact else {"exact": False}
         options |= {"return_signs": True} if return_signs else {}
         return handle_torch_function(han_stack, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
     abs = activation == "abs" or _takes_abs("han_stack", activation)
     try:
-        return _forward_op(x, u, b, final_abs, 1, abs) if return_signs else _op(x, u, b, final_abs, abs)
+        if return_signs:
+            return _forward_op(x, u, b, final_abs, 2 if exact else 1, abs)
+        return _op(x, u, b, final_abs, abs) if exact else _op(x, u, b, final_abs, abs, exact=False)
     except RuntimeError as error:  # of an argument that is no tensor, or no bool
         found = _OF_ANOTHER_TYPE.search(str(error))
         if found is None:
@@ -111,6 +120,7 @@ def han_layer(
     *,
     final_abs: bool = True,
     activation: str | None = "abs",
+    exact: bool = True,
 ) -> Tensor:
     """Applies one Han layer, |x - 2 (u . x) / |u|^2 u + b|.
 
@@ -120,6 +130,7 @@ def han_layer(
         b: bias of the shape and dtype of u, or None.
         final_abs: False leaves out the absolute value: a plain reflection plus bias.
         activation: 'abs', or None, which leaves it out too.
+        exact: as in `han_stack`.
 
     Returns:
         The output, contiguous, of the shape and dtype of x.
@@ -135,8 +146,10 @@ def han_layer(
     tensor([2., 5.])
     """
     if has_torch_function_variadic(x, u, b):
-        return handle_torch_function(han_layer, (x, u, b), x, u, b, final_abs=final_abs, activation=activation)
-    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs, activation=activation)
+        options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
+        options |= {} if exact else {"exact": False}
+        return handle_torch_function(han_layer, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
+    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs, activation=activation, exact=exact)
 
 
 def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -157,21 +170,31 @@ def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]
 
 
 def _scripted_stack(
-    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, activation: str | None = "abs"
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+    exact: bool = True,
 ) -> Tensor:
     if activation is not None and activation != "abs":
         raise ValueError(f"han_stack: activation must be 'abs' or None, got {activation}")
-    return torch.ops.hanops.han_stack(x, u, b, final_abs, activation is not None)
+    return torch.ops.hanops.han_stack(x, u, b, final_abs, activation is not None, -1, exact)
 
 
 def _scripted_layer(
-    x: Tensor, u: Tensor, b: Tensor | None = None, final_abs: bool = True, activation: str | None = "abs"
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+    exact: bool = True,
 ) -> Tensor:
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {u.shape}")
     if b is not None and b.dim() != 1:
         raise ValueError(f"han_layer: b must have shape (features,), got {b.shape}")
-    return _scripted_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs, activation)
+    return _scripted_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs, activation, exact)
 
 
 # What TorchScript compiles in their place: its language has no `try`, and no defaults of keyword-only arguments.

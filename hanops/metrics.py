@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hanops.definition.reference import arithmetic_dtype, han_stack
-from hanops.definition.signs import layers_with_abs
+from hanops.definition.signs import ROUNDED, layers_with_abs
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanLayer, HanStack
 
@@ -154,13 +154,16 @@ class Growth:
         """|x_L| / |x_l| of what goes into each layer, (layers,) or (groups, layers)."""
         return self.sizes[..., -1:] / self.sizes[..., :-1]
 
-    def du_error(self, dtype: torch.dtype) -> Tensor:
+    def du_error(self, dtype: torch.dtype, exact: bool = True) -> Tensor:
         """Returns the relative error to expect in each layer's du, like `ratios`, for rows of a dtype.
 
-        It is that of the rebuilt x_l: y's rounding to the dtype, and a rounding of the arithmetic, in float32 or
-        float64, for each layer in between. A du that cancels almost to nothing has a larger one.
+        It is that of the rebuilt x_l: y's rounding to the dtype (with `exact`, what is left of it after the byte that
+        the forward keeps for bfloat16 and float16), and a rounding of the arithmetic, in float32 or float64, for each
+        layer in between. A du that cancels almost to nothing has a larger one.
         """
         own, arithmetic = torch.finfo(dtype).eps, torch.finfo(arithmetic_dtype(dtype)).eps
+        if exact and dtype in ROUNDED:
+            own /= 256
         between = self.sizes.square()
         between = torch.cat([between[..., 1:-1], torch.zeros_like(between[..., :1])], -1)  # x_{l+1} to x_{L-1}
         steps = between.flip(-1).cumsum(-1).flip(-1)[..., : self.sizes.shape[-1] - 1].sqrt()

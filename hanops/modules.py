@@ -60,6 +60,8 @@ class HanStack(SelfDrawn):
         bias: False leaves out b.
         final_abs: False leaves the last layer without its absolute value.
         activation: 'abs', or None for no absolute value in any layer: a chain of reflections and biases.
+        exact: False leaves out the byte per element with which the backward in bfloat16 and float16 undoes the rounding
+            of the output: see `han_stack`.
         device: where the parameters are made.
         dtype: float64, float32, bfloat16 or float16. Inputs have this dtype; float32 parameters take any of the four.
 
@@ -84,7 +86,8 @@ class HanStack(SelfDrawn):
     dim: int
     groups: int | None
     final_abs: bool
-    activation: str | None = "abs"  # of modules that were pickled before there was a choice
+    activation: str | None = "abs"  # this and the next, of modules that were pickled before there was a choice
+    exact: bool = True
     b: Tensor | None
 
     def __init__(
@@ -97,6 +100,7 @@ class HanStack(SelfDrawn):
         bias: bool = True,
         final_abs: bool = True,
         activation: str | None = "abs",
+        exact: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -115,7 +119,7 @@ class HanStack(SelfDrawn):
         if not _takes_abs(name, activation) and not final_abs:
             raise ValueError(f"{name}: final_abs must not be given where activation is None, got False")
         self.features, self.depth, self.dim, self.groups = features, depth, dim, groups
-        self.final_abs, self.activation = final_abs, activation
+        self.final_abs, self.activation, self.exact = final_abs, activation, exact
         shape = (depth, features) if groups is None else (groups, depth, features)
         self.u = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -140,12 +144,15 @@ class HanStack(SelfDrawn):
             x: `features` long along `dim`; with groups, (groups, ..., features).
         """
         if self.dim == -1:
-            return han_stack(x, self.u, self.b, final_abs=self.final_abs, activation=self.activation)
+            return self._reflect(x)
         name = "HanStack" if torch.jit.is_scripting() else type(self).__name__  # type: ignore[attr-defined]
         x = _with_axis(name, x, self.dim, self.groups is not None)
-        x = x.movedim(self.dim, -1)
-        y = han_stack(x, self.u, self.b, final_abs=self.final_abs, activation=self.activation)
-        return y.movedim(-1, self.dim)
+        return self._reflect(x.movedim(self.dim, -1)).movedim(-1, self.dim)
+
+    def _reflect(self, x: Tensor) -> Tensor:
+        """Returns the output of x, whose last axis is the one that is reflected."""
+        final_abs, activation, exact = self.final_abs, self.activation, self.exact
+        return han_stack(x, self.u, self.b, final_abs=final_abs, activation=activation, exact=exact)
 
     @torch.jit.unused
     def inverse(self, y: Tensor, signs: Tensor | None = None) -> Tensor:
@@ -175,6 +182,8 @@ class HanStack(SelfDrawn):
             parts.append("final_abs=False")
         if self.activation is None:
             parts.append("activation=None")
+        if not self.exact:
+            parts.append("exact=False")
         return ", ".join(parts)
 
 
@@ -183,7 +192,7 @@ class HanLayer(HanStack):
 
     Args:
         features: size of the axis that is reflected.
-        dim, groups, bias, final_abs, activation, device, dtype: as in `HanStack`.
+        dim, groups, bias, final_abs, activation, exact, device, dtype: as in `HanStack`.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
 
@@ -201,11 +210,12 @@ class HanLayer(HanStack):
         bias: bool = True,
         final_abs: bool = True,
         activation: str | None = "abs",
+        exact: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        options: dict[str, Any] = {"final_abs": final_abs, "activation": activation, "device": device, "dtype": dtype}
-        super().__init__(features, 1, dim=dim, groups=groups, bias=bias, **options)
+        options: dict[str, Any] = {"final_abs": final_abs, "activation": activation, "exact": exact}
+        super().__init__(features, 1, dim=dim, groups=groups, bias=bias, device=device, dtype=dtype, **options)
 
 
 @torch.fx.wrap  # one node of a traced graph

@@ -135,8 +135,29 @@ struct Extent {
         abs_layers(abs_layers) {
     rows = groups ? x.numel() / (groups * features) : 0;
   }
+};
 
-  int64_t signs_per_group() const { return rows * abs_layers * sign_bytes(features); }
+// A group's part of `signs`, a row of which has the bits of a stack's layers and perhaps the rest of y.
+template <class Byte>
+struct Saved {
+  Planes<Byte> planes;
+  int64_t rows, bits;  // of a group, of a row
+  bool has_rest;
+
+  Saved(Byte* data, const Extent& n, int64_t rest_planes)
+      : planes{data, (n.abs_layers + rest_planes) * sign_bytes(n.features)},
+        rows(n.rows),
+        bits(n.abs_layers * sign_bytes(n.features)),
+        has_rest(rest_planes > 0) {}
+
+  Planes<Byte> signs(int64_t g) const {
+    return bits > 0 ? Planes<Byte>{planes.data + g * rows * planes.row_stride, planes.row_stride} : Planes<Byte>{};
+  }
+  auto rest(int64_t g) const {
+    using Int8 = std::conditional_t<std::is_const_v<Byte>, const int8_t, int8_t>;
+    if (!has_rest) return Planes<Int8>{};
+    return Planes<Int8>{reinterpret_cast<Int8*>(planes.data) + g * rows * planes.row_stride + bits, planes.row_stride};
+  }
 };
 
 // Rows shared out in units, evenly; the last part also takes the rows that are no whole unit.
@@ -173,18 +194,20 @@ const Kernels& kernels() {
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const std::optional<Tensor>& b,
-                                             int64_t abs_layers, bool save) {
+                                             int64_t abs_layers, int64_t save) {
   const Extent n(x, u, abs_layers);
+  const int64_t of_rest = rest_planes(x.scalar_type(), save);
   const at::DimVector signs_sizes =
-      save ? signs_shape(x.sizes(), n.abs_layers, sign_bytes(n.features)) : at::DimVector{0};
+      save > 0 ? signs_shape(x.sizes(), n.abs_layers + of_rest, sign_bytes(n.features)) : at::DimVector{0};
   const Tensor signs = at::cpu::empty(signs_sizes, x.options().dtype(at::kByte));
-  if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
+  if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs.zero_()};
   Tensor y = at::cpu::empty(x.sizes(), x.options());
   if (y.numel() == 0) return {y, signs};
 
   const Kernels& k = kernels();
   const Rows x_rows(x, n.grouped);
   const Packed packed(k, x, u, b, abs_layers, n.groups);
+  const Saved saved(save > 0 ? signs.data_ptr<uint8_t>() : nullptr, n, of_rest);
   const Parts parts(n.rows, k.task_rows(packed.shape), n.rows);  // a unit each
   const int64_t units = parts.count, grain = ceil_div(kForwardGrain, parts.unit * n.features * n.layers);
   at::parallel_for(0, n.groups * units, grain, [&](int64_t begin, int64_t end) {
@@ -192,7 +215,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
     while (begin < end) {
       const int64_t g = begin / units, first = begin % units, last = std::min(units, first + end - begin);
       const Forward call{x_rows.group(g), offset(y, g * n.rows * n.features),
-                         save && abs_layers > 0 ? signs.data_ptr<uint8_t>() + g * n.signs_per_group() : nullptr};
+                         save > 0 ? saved.signs(g) : Planes<uint8_t>{}, saved.rest(g)};
       k.forward(packed.stack(g, n.groups), call, parts.begin(first), parts.begin(last), scratch);
       begin += last - first;
     }
@@ -218,7 +241,9 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   const Kernels& k = kernels();
   const Rows dy_rows(dy, n.grouped);
   const std::optional<Rows> y_rows = needs_du ? std::optional<Rows>(std::in_place, *y, n.grouped) : std::nullopt;
-  const Tensor bits = abs_layers > 0 ? signs.contiguous() : at::zeros({sign_bytes(n.features)}, signs.options());
+  const Tensor kept = signs.contiguous();
+  const Saved saved(kept.const_data_ptr<uint8_t>(), n, kept.size(-2) - n.abs_layers);
+  const Tensor zeros = abs_layers > 0 ? Tensor() : at::zeros({sign_bytes(n.features)}, signs.options());
   const Packed packed(k, dy, u, b, abs_layers, n.groups);
   const bool sums = needs_du || needs_db;
   const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
@@ -231,9 +256,12 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
     GrowingScratch scratch;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = i / parts, part = i % parts;
-      const Backward call{dy_rows.group(g), y_rows ? y_rows->group(g) : Matrix{},
-                          bits.const_data_ptr<uint8_t>() + g * n.signs_per_group(),
-                          needs_dx ? offset(dx, g * n.rows * n.features) : nullptr, needs_db};
+      const Backward call{dy_rows.group(g),
+                          y_rows ? y_rows->group(g) : Matrix{},
+                          abs_layers > 0 ? saved.signs(g) : Planes<const uint8_t>{zeros.const_data_ptr<uint8_t>(), 0},
+                          saved.rest(g),
+                          needs_dx ? offset(dx, g * n.rows * n.features) : nullptr,
+                          needs_db};
       k.backward(packed.stack(g, n.groups), call, split.begin(part), split.begin(part + 1), partial(i), scratch);
     }
   });

@@ -12,7 +12,8 @@
 namespace hanops::cpu {
 
 std::tuple<at::Tensor, at::Tensor> han_stack_forward(const at::Tensor& x, const at::Tensor& u,
-                                                     const std::optional<at::Tensor>& b, int64_t abs_layers, bool save);
+                                                     const std::optional<at::Tensor>& b, int64_t abs_layers,
+                                                     int64_t save);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> han_stack_backward(const at::Tensor& dy,
                                                                   const std::optional<at::Tensor>& y,

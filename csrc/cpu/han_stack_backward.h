@@ -8,7 +8,7 @@
 
 #include <optional>
 
-#include "tile.h"
+#include "rest.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
@@ -31,11 +31,11 @@ struct BackwardTile {
   // What the passes are to fetch: the rows and bits of the tile from `next_row` on, and the memory of this one's dx.
   template <class S>
   void prefetch(const Stack& stack, const Backward& call, int64_t next_row) {
-    const int64_t block = R * stack.features * sizeof(S), signs = stack.abs_layers * sign_bytes(stack.features);
+    const int64_t block = R * stack.features * sizeof(S), signs = call.signs.row_stride;
     to_come.add(static_cast<const S*>(call.dy.data) + next_row * call.dy.row_stride, block);
     to_come.add(kDu ? static_cast<const S*>(call.y.data) + next_row * call.y.row_stride : nullptr, block);
     to_come.add(call.dx ? static_cast<S*>(call.dx) + row * stack.features : nullptr, block);
-    to_come.add(call.signs + next_row * signs, R * signs);
+    to_come.add(call.signs.data + next_row * signs, R * signs);
   }
 
   // Reads dy and y, and prepares the last layer. Two rows at a time, as in the forward.
@@ -45,11 +45,13 @@ struct BackwardTile {
     const int64_t last = stack.layers - 1;
     const bool has_abs = stack.abs_layers == stack.layers;
     const Matrix dy = call.dy, y = call.y;
+    [[maybe_unused]] const int64_t rest_stride = call.rest.row_stride;
     const A* parameters = layer_parameters<A>(stack, last);
     const auto tile = state;
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
       const int64_t first = row + r0;
       const SignRows signs(stack, call.signs, first, last);
+      const int8_t* const rest = rest_at<S>(call.rest, first, 0);
       Dots<A, kAtOnce> dot_gz, dot_p;
       const auto fold = [&] {
         dot_gz.fold();
@@ -67,7 +69,11 @@ struct BackwardTile {
               gz.store(tile.at(j, r0 + r));
               dot_gz.add(r, w, gz);
               if constexpr (kDu) {
-                const Vec<A> p = flip<A>(read<S>(y, first + r, j * kLanes<A>, columns), negative) - b;
+                Vec<A> out = read<S>(y, first + r, j * kLanes<A>, columns);
+                if constexpr (kRounds<S>) {
+                  if (rest) out = with_rest<S>(out, rest + r * rest_stride + j * kLanes<A>, columns);
+                }
+                const Vec<A> p = flip<A>(out, negative) - b;
                 p.store(tile.at(j, r0 + r, 1));
                 dot_p.add(r, w, p);
               }

@@ -9,7 +9,7 @@ namespace CPU_CAPABILITY {
 
 void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end, Scratch& scratch) {
   with_storage(stack.storage, [&](auto s) {
-    with_flag(call.signs != nullptr, [&](auto save) {
+    with_flag(call.signs.data != nullptr, [&](auto save) {
       if constexpr (!std::is_same_v<decltype(s), double>) {
         if (rows_in_lanes(stack)) {
           begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {

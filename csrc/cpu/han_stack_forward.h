@@ -8,7 +8,7 @@
 
 #include <optional>
 
-#include "tile.h"
+#include "rest.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
@@ -27,10 +27,10 @@ struct ForwardTile {
   // What the passes are to fetch: x of the tile from `next_row` on, and the memory of this one's results.
   template <class S>
   void prefetch(const Stack& stack, const Forward& call, int64_t next_row) {
-    const int64_t block = R * stack.features * sizeof(S), signs = stack.abs_layers * sign_bytes(stack.features);
+    const int64_t block = R * stack.features * sizeof(S), signs = call.signs.row_stride;
     to_come.add(static_cast<const S*>(call.x.data) + next_row * call.x.row_stride, block);
     to_come.add(static_cast<const S*>(call.y) + row * stack.features, block);
-    to_come.add(call.signs ? call.signs + row * signs : nullptr, R * signs);
+    to_come.add(call.signs.data ? call.signs.data + row * signs : nullptr, R * signs);
   }
 
   // Reads x and takes the dot products of layer 0. Rows of a matrix are read and written two at a time: more streams,
@@ -94,11 +94,13 @@ struct ForwardTile {
     constexpr int kAtOnce = R % 2 == 0 ? 2 : 1;
     const auto tile = h;
     const int64_t features = stack.features;
+    [[maybe_unused]] const int64_t rest_stride = call.rest.row_stride;
     const A* parameters = layer_parameters<A>(stack, stack.layers - 1);
     const Vec<A> keep_all = load(keep.all), keep_tail = load(keep.tail);
     for (int r0 = 0; r0 < R; r0 += kAtOnce) {
       const SignRows signs(stack, call.signs, row + r0, stack.layers - 1);
       S* y = static_cast<S*>(call.y) + (row + r0) * features;
+      int8_t* const rest = rest_at<S>(call.rest, row + r0, 0);
       const Registers<A, kAtOnce> a(alpha2 + r0);
       for_columns<A>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
         const A* p = parameters + 2 * j * kLanes<A>;
@@ -106,7 +108,12 @@ struct ForwardTile {
         unroll<kAtOnce>([&](auto r) HANOPS_LAMBDA {
           const Vec<A> z = vec::fmadd(a[r], w, load(tile.at(j, r0 + r))) + b;
           if constexpr (kSave) write_signs<A>(sign_bits<A>(z), signs.at(r, j * kLanes<A>), columns);
-          write<S>(z & (columns == kLanes<A> ? keep_all : keep_tail), y + r * features + j * kLanes<A>, columns);
+          const Vec<A> out = z & (columns == kLanes<A> ? keep_all : keep_tail);
+          S* const to = y + r * features + j * kLanes<A>;
+          write<S>(out, to, columns);
+          if constexpr (kRounds<S>) {
+            if (rest) write_rest<S>(out, to, rest + r * rest_stride + j * kLanes<A>, columns);
+          }
         });
       });
     }

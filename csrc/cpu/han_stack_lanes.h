@@ -5,7 +5,7 @@
 // float.
 #pragma once
 
-#include "tile.h"
+#include "rest.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
@@ -21,12 +21,19 @@ HANOPS_INLINE int64_t parameter_index(int64_t column) {
   return column / kGroupRows * 2 * kGroupRows + column % kGroupRows;
 }
 
-// Rows [row, row + kGroupRows) of m, through transposes: one in a lane, column c at `at` + c * step.
+// Rows [row, row + kGroupRows) of m, with their rest, through transposes: one in a lane, column c at `at` + c * step.
 template <class S>
-HANOPS_NOINLINE void read_group(const Matrix& m, int64_t row, int64_t features, float* at, int64_t step) {
+HANOPS_NOINLINE void read_group(const Matrix& m, const Planes<const int8_t>& rest, int64_t row, int64_t features,
+                                float* at, int64_t step) {
   for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     Registers<float, kGroupRows> square;
     unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r] = read<S>(m, row + r, j * kGroupRows, columns); });
+    if constexpr (kRounds<S>) {
+      if (const int8_t* more = rest_at<S>(rest, row, j * kGroupRows)) {
+        unroll<kGroupRows>(
+            [&](auto r) HANOPS_LAMBDA { square[r] = with_rest<S>(square[r], more + r * rest.row_stride, columns); });
+      }
+    }
     transpose(square);
     unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
       if (c < columns) square[c].store(at + (j * kGroupRows + c) * step);
@@ -34,9 +41,10 @@ HANOPS_NOINLINE void read_group(const Matrix& m, int64_t row, int64_t features, 
   });
 }
 
-// The same back, to contiguous rows.
+// The same back, to contiguous rows and to their rest from row `row` on.
 template <class S>
-HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features, S* rows) {
+HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features, S* rows, const Planes<int8_t>& rest,
+                                 int64_t row) {
   for_columns<float>(features, [&](int64_t j, auto columns) HANOPS_LAMBDA {
     Registers<float, kGroupRows> square;
     unroll<kGroupRows>([&](auto c) HANOPS_LAMBDA {
@@ -45,6 +53,13 @@ HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features
     transpose(square);
     unroll<kGroupRows>([&](auto r)
                            HANOPS_LAMBDA { write<S>(square[r], rows + r * features + j * kGroupRows, columns); });
+    if constexpr (kRounds<S>) {
+      if (int8_t* more = rest_at<S>(rest, row, j * kGroupRows)) {
+        unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
+          write_rest<S>(square[r], rows + r * features + j * kGroupRows, more + r * rest.row_stride, columns);
+        });
+      }
+    }
   });
 }
 
@@ -59,16 +74,19 @@ struct LaneTile {
   }
   static int64_t size(int64_t features) { return features * kStep; }
 
-  // Rows [row, row + G kGroupRows) of m, into a plane.
+  // Rows [row, row + G kGroupRows) of m, with their rest, into a plane.
   template <class S>
-  void read_rows(const Matrix& m, int64_t row, int64_t features, int plane) const {
-    for (int g = 0; g < G; ++g) read_group<S>(m, row + g * kGroupRows, features, at(0, g, plane), kStep);
+  void read_rows(const Matrix& m, int64_t row, int64_t features, int plane, const Planes<const int8_t>& rest) const {
+    for (int g = 0; g < G; ++g) read_group<S>(m, rest, row + g * kGroupRows, features, at(0, g, plane), kStep);
   }
 
-  // A plane to contiguous rows.
+  // A plane to the rows of a contiguous matrix, and to their rest.
   template <class S>
-  void write_rows(S* rows, int64_t features, int plane) const {
-    for (int g = 0; g < G; ++g) write_group(at(0, g, plane), kStep, features, rows + g * kGroupRows * features);
+  void write_rows(S* matrix, int64_t row, int64_t features, int plane, const Planes<int8_t>& rest) const {
+    for (int g = 0; g < G; ++g) {
+      const int64_t first = row + g * kGroupRows;
+      write_group(at(0, g, plane), kStep, features, matrix + first * features, rest, first);
+    }
   }
 };
 
@@ -80,7 +98,7 @@ class LaneSigns {
   static constexpr int kWords = kGroupRows;
   static constexpr int64_t kSize = kWords * G * kGroupRows;
 
-  LaneSigns(const Stack& stack, Byte* signs, int64_t row, float* memory)
+  LaneSigns(const Stack& stack, const Planes<Byte>& signs, int64_t row, float* memory)
       : rows_(stack, signs, row, 0),
         bytes_(sign_bytes(stack.features)),
         words_(sign_word_count(stack.features)),

@@ -132,8 +132,8 @@ void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float
   float *words = memory + state_size, *sums = words + words_size;
   State tile{{memory}, {stack, call.signs, row, words}, sums, {}, {}};
   std::memset(sums, 0, sums_size * sizeof(float));  // columns past `features`
-  tile.state.template read_rows<S>(call.dy, row, features, 0);
-  if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1);
+  tile.state.template read_rows<S>(call.dy, row, features, 0, {});
+  if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1, call.rest);
   tile.signs.fetch(last);
   tile.template pass<kDb, false, true>(stack, last + 1, partials);
   if constexpr (kDu) tile.silence(features);
@@ -142,7 +142,7 @@ void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float
     tile.template pass<kDb, true, true>(stack, layer, partials);
   }
   tile.template pass<kDb, true, false>(stack, 0, partials);
-  if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx) + row * features, features, 0);
+  if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx), row, features, 0, {});
 }
 
 }  // namespace CPU_CAPABILITY

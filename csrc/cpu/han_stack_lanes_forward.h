@@ -111,7 +111,7 @@ void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch
   const int64_t state_size = LaneTile<G, 1>::size(features), words_size = kSave ? LaneSigns<G, uint8_t>::kSize : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size) * sizeof(float)));
   ForwardLanes<G> tile{{memory}, {stack, call.signs, row, memory + state_size}, {}};
-  tile.h.template read_rows<S>(call.x, row, features, 0);
+  tile.h.template read_rows<S>(call.x, row, features, 0, {});
   tile.enter(stack);
   for (int64_t layer = 0; layer < last; ++layer) {
     tile.template pass<kSave, true>(stack, layer, keep);
@@ -123,7 +123,7 @@ void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch
   } else {
     tile.template pass<false, false>(stack, last, keep_last);
   }
-  tile.h.template write_rows<S>(static_cast<S*>(call.y) + row * features, features, 0);
+  tile.h.template write_rows<S>(static_cast<S*>(call.y), row, features, 0, call.rest);
 }
 
 }  // namespace CPU_CAPABILITY

@@ -34,17 +34,26 @@ struct Matrix {
   int64_t column_stride;
 };
 
+// Bytes beside a matrix, so many for each of its rows; data is null where there are none.
+template <class Byte>
+struct Planes {
+  Byte* data;
+  int64_t row_stride;
+};
+
 struct Forward {
   Matrix x;
-  void* y;         // (rows, features), contiguous
-  uint8_t* signs;  // (rows, abs_layers, sign_bytes), or null where no bit is kept
+  void* y;                // (rows, features), contiguous
+  Planes<uint8_t> signs;  // (abs_layers, sign_bytes) of a row
+  Planes<int8_t> rest;    // (kRestPlanes, sign_bytes): see rest.h
 };
 
 struct Backward {
   Matrix dy;
-  Matrix y;              // data is null where du is not wanted
-  const uint8_t* signs;  // as Forward wrote them; of a stack without bits, one row and layer of zeros
-  void* dx;              // (rows, features), contiguous, or null
+  Matrix y;                     // data is null where du is not wanted
+  Planes<const uint8_t> signs;  // as Forward wrote them; of a stack without bits, one row and layer of zeros, stride 0
+  Planes<const int8_t> rest;
+  void* dx;  // (rows, features), contiguous, or null
   bool needs_db;
 };
 

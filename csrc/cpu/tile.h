@@ -79,9 +79,9 @@ struct SignRows {
   Byte* first;
   int64_t stride;
 
-  SignRows(const Stack& stack, Byte* signs, int64_t row, int64_t layer)
-      : first(nullptr), stride(stack.abs_layers * sign_bytes(stack.features)) {
-    if (signs) first = signs + (stride ? row * stride + layer * sign_bytes(stack.features) : 0);
+  SignRows(const Stack& stack, const Planes<Byte>& signs, int64_t row, int64_t layer)
+      : first(nullptr), stride(signs.row_stride) {
+    if (signs.data) first = signs.data + (stride ? row * stride + layer * sign_bytes(stack.features) : 0);
   }
   HANOPS_INLINE Byte* at(int64_t r, int64_t column) const { return first + r * stride + sign_bit(column).byte; }
 };

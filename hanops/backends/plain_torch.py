@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hanops.definition import reference
-from hanops.definition.signs import is_chunked, pack, signs_shape, unpack
+from hanops.definition.rest import bytes_of, planes, rest_of, restored
+from hanops.definition.signs import ROUNDED, is_chunked, pack, signs_shape, unpack
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -33,6 +34,29 @@ def plus_minus(signs: Tensor, layer: int, rows: Tensor) -> Tensor:
     return 1 - 2 * negative.to(rows.dtype)
 
 
+def kept(rows: Tensor, y: Tensor, bits: Tensor | None, abs_layers: int, save: int) -> Tensor:
+    """Returns what the forward keeps beside y: from its rows before they are rounded to y, and the packed sign bits."""
+    if not save:
+        return y.new_empty([0], dtype=torch.uint8)
+    shape = signs_shape(y, abs_layers)
+    signs = y.new_empty(shape, dtype=torch.uint8) if bits is None else bits.reshape(shape)
+    if save == 1 or y.dtype not in ROUNDED:
+        return signs
+    return torch.cat([signs, planes(rest_of(rows.detach().reshape(y.shape), y.detach()))], -2)
+
+
+def split(signs: Tensor, y: Tensor | None, abs_layers: int) -> tuple[Tensor, Tensor | None]:
+    """Returns the sign bits of what the forward kept, and y: where its rest was kept, in float32 and with it."""
+    rest_planes = signs.shape[-2] - abs_layers
+    if rest_planes == 0:
+        return signs, y
+    if y is not None:
+        rounded, rest = y.detach(), bytes_of(signs.narrow(-2, abs_layers, rest_planes), y.shape[-1])
+        more = torch.where(rounded.isfinite(), restored(rounded, rest) - rounded.float(), 0)
+        y = y.float() + more  # exactly what is restored, and derived as y is
+    return signs.narrow(-2, 0, abs_layers), y
+
+
 def length(u: Tensor) -> Tensor:
     """Returns |u| along the last axis, which stays, and 1 where u = 0. Its squares neither under- nor overflow."""
     largest = u.detach().abs().amax(-1, keepdim=True)
@@ -53,7 +77,7 @@ def stacked(layers: list[Tensor], like: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
-    """Returns y and, where `save`, the packed sign bits of the first layers, those that end in an absolute value."""
+    """Returns y and what it keeps: bits of the first layers, those that end in an absolute value, and y's rest."""
     dtype = reference.arithmetic_dtype(x.dtype)
     w = reference.unit(by_layer(u).to(dtype))
     rows = as_rows(x, u).to(dtype)
@@ -68,9 +92,8 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) 
             if save:
                 signs.append(pack(torch.signbit(rows), is_chunked(x.device)))
             rows = reference.absolute(rows) if save else rows.abs()  # without bits nobody derives it
-    shape = signs_shape(x, abs_layers) if save else [0]
-    packed = torch.stack(signs, -2).reshape(shape) if signs else x.new_empty(shape, dtype=torch.uint8)
-    return rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous(), packed
+    y = rows.reshape(x.shape).to(x.dtype, copy=layers == 0).contiguous()
+    return y, kept(rows, y, torch.stack(signs, -2) if signs else None, abs_layers, save)
 
 
 def backward(
@@ -78,6 +101,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed, by undoing the layers from y and the sign bits."""
     needs_dx, needs_du, needs_db = needs
+    signs, y = split(signs, y, abs_layers)
     dtype = reference.arithmetic_dtype(dy.dtype)
     wide = by_layer(u).to(dtype)
     w = reference.unit(wide)
@@ -106,11 +130,12 @@ def backward(
     )
 
 
-def inverse(y: Tensor, signs: Tensor, u: Tensor, b: Tensor | None) -> Tensor:
+def inverse(y: Tensor, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int) -> Tensor:
     """Returns the x of which y is the output, by undoing the layers from the sign bits. Differentiable."""
     dtype = reference.arithmetic_dtype(y.dtype)
     w = reference.unit(by_layer(u).to(dtype))
-    rows = as_rows(y, u).to(dtype)
+    signs, exact = split(signs, y, abs_layers)
+    rows = as_rows(exact, u).to(dtype)
     for layer in reversed(range(u.shape[-2])):
         w_l = w[:, layer, None]
         rows = rows * plus_minus(signs, layer, rows)

@@ -110,13 +110,11 @@ def check_forward(
     """Checks the arguments of `han_stack_forward`; `save` tells what it keeps for the backward.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `check_stack` does, and for `save`.
+        TypeError, ValueError, NotImplementedError: as `check_stack` does; ValueError for another `save`.
     """
     check_stack("x", x, u, b, final_abs, abs, dim)
     if save not in (0, 1, 2):
         _fail(ValueError, f"save must be 0 (nothing), 1 (signs) or 2 (signs and the rest of y), got {save}")
-    if save == 2:
-        _fail(NotImplementedError, f"save must be 0 (nothing) or 1 (signs), got {save}: that is not built yet")
 
 
 def check_backward(
@@ -152,8 +150,9 @@ def check_backward(
         _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
     if signs.dtype != torch.uint8:
         _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
-    shape = signs_shape(dy, layers_with_abs(u, final_abs, abs))
-    if list(signs.shape) != shape:
-        _fail(ValueError, f"signs must have shape {shape}, got {list(signs.shape)}")
+    shape, with_rest = (signs_shape(dy, layers_with_abs(u, final_abs, abs), save) for save in (1, 2))
+    if list(signs.shape) not in (shape, with_rest):
+        wanted = f"{shape}" if with_rest == shape else f"{shape}, or {with_rest} with the rest of y"
+        _fail(ValueError, f"signs must have shape {wanted}, got {list(signs.shape)}")
     if signs.device != dy.device:
         _fail(ValueError, f"signs must be on the device of dy ({dy.device}), got {signs.device}")

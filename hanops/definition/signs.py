@@ -2,13 +2,17 @@
 
 On the CPU bit j of byte i is column 8 i + j, and a row has S = ceil(d / 8) bytes. Elsewhere ("chunked") bit k of byte c
 is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. The layout follows from the device type alone, so that any
-backward on a device reads any forward on it. csrc/signs.h says the same.
+backward on a device reads any forward on it. Where the rest of y is kept too (rest.py), it is in 8 further planes, as
+many bytes as columns. csrc/signs.h says the same.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+REST_PLANES = 8  # of the rest of y, of S bytes each
+ROUNDED = (torch.bfloat16, torch.float16)  # what a float32 y is rounded to, so that there is a rest
 
 
 def sign_bytes(features: int, chunked: bool) -> int:
@@ -29,9 +33,10 @@ def layers_with_abs(u: Tensor, final_abs: bool, abs: bool = True) -> int:
     return layers if final_abs or layers == 0 else layers - 1
 
 
-def signs_shape(x: Tensor, abs_layers: int) -> list[int]:
-    """Returns the shape of the packed sign bits of a stack on rows like x, with bits for so many layers."""
-    return [*x.shape[:-1], abs_layers, sign_bytes(x.shape[-1], is_chunked(x.device))]
+def signs_shape(x: Tensor, abs_layers: int, save: int = 1) -> list[int]:
+    """Returns the shape of what a stack on rows like x keeps: bits of so many layers; where save is 2, y's rest too."""
+    rest = REST_PLANES if save == 2 and x.dtype in ROUNDED else 0
+    return [*x.shape[:-1], abs_layers + rest, sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 
 def _weights(chunked: bool, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hanops import _torch
 from hanops.backends import plain_torch
-from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, stacked
+from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, split, stacked
 from hanops.definition import reference
 from hanops.definition.checks import check_backward, check_forward
 from hanops.definition.signs import layers_with_abs
@@ -100,9 +100,9 @@ def han_stack_forward(
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _torch.has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_forward(x, u, b, final_abs, save, abs, dim)
-        return plain_torch.forward(x, u, b, layers_with_abs(u, final_abs, abs), 1)
+        return plain_torch.forward(x, u, b, layers_with_abs(u, final_abs, abs), save or 1)
     with _torch.enable_single_level_autograd_function():
-        y, signs = HanStack.apply(x, u, b, final_abs, save or 1, abs, dim)  # type: ignore[attr-defined]
+        y, signs = HanStack.apply(x, u, b, final_abs, save or 2, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
 
 
@@ -174,6 +174,7 @@ def double_backward(
     """
     if u.shape[-2] == 0:
         return v_dx, None, None, None  # dx is dy, and du and db are empty
+    signs, y = split(signs, y, layers_with_abs(u, final_abs, abs))
     if v_du is None and v_db is None:
         if v_dx is None:
             return None, None, None, None

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hanops import _torch
-from hanops.backends.plain_torch import as_rows, backward, by_layer, forward
+from hanops.backends.plain_torch import as_rows, backward, by_layer, forward, kept
 from hanops.definition import reference
 from hanops.definition.checks import check_stack
-from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
+from hanops.definition.signs import is_chunked, layers_with_abs, pack
 from hanops.ops import fakes
 from hanops.ops.registration import backward_op, forward_op
 
@@ -38,12 +38,9 @@ def _forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int)
         return [rows.abs() if all_take_abs else torch.where(rest[-1], rows.abs(), rows), *signs]
 
     y, *signs = _torch.scan(layer, [as_rows(x, u).to(dtype, copy=True)], each)
-    shape = signs_shape(x, abs_layers) if save else [0]
-    if signs:  # (layers, groups, rows, bytes)
-        packed = signs[0].narrow(0, 0, abs_layers).movedim(0, -2).reshape(shape)
-    else:
-        packed = x.new_empty(shape, dtype=torch.uint8)
-    return y.reshape(x.shape).to(x.dtype).contiguous(), packed
+    bits = signs[0].narrow(0, 0, abs_layers).movedim(0, -2) if signs else None  # (groups, rows, layers, bytes)
+    result = y.reshape(x.shape).to(x.dtype).contiguous()
+    return result, kept(y, result, bits, abs_layers, save)
 
 
 def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +64,13 @@ def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
     ops = torch.ops.hanops
 
     def stack(
-        x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+        x: Tensor,
+        u: Tensor,
+        b: Tensor | None,
+        final_abs: bool = True,
+        abs: bool = True,
+        dim: int = -1,
+        exact: bool = True,
     ) -> Tensor:
         check_stack("x", x, u, b, final_abs, abs, dim)
         return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]

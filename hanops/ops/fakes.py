@@ -18,7 +18,15 @@ def _load_sharding_rules() -> None:
         from hanops.ops import sharding  # noqa: F401
 
 
-def stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Tensor:
+def stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool = True,
+    abs: bool = True,
+    dim: int = -1,
+    exact: bool = True,
+) -> Tensor:
     """Is the fake of the op `han_stack`."""
     _load_sharding_rules()
     check_stack("x", x, u, b, final_abs, abs, dim)
@@ -31,7 +39,7 @@ def forward(
     """Is the fake of the op `han_stack_forward`."""
     _load_sharding_rules()
     check_forward(x, u, b, final_abs, save, abs, dim)
-    signs = x.new_empty(signs_shape(x, layers_with_abs(u, final_abs, abs)) if save else [0], dtype=torch.uint8)
+    signs = x.new_empty(signs_shape(x, layers_with_abs(u, final_abs, abs), save) if save else [0], dtype=torch.uint8)
     return torch.empty_like(x, memory_format=torch.contiguous_format), signs
 
 

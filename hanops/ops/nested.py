@@ -32,11 +32,17 @@ def _check(x: Tensor | None, u: Tensor, b: Tensor | None, dim: int) -> None:
 
 
 def han_stack(
-    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool = True,
+    abs: bool = True,
+    dim: int = -1,
+    exact: bool = True,
 ) -> Tensor:
     """Is the op where an argument is nested, which x may be in the layout `torch.jagged`, before its features."""
     _check(x, u, b, dim)
-    return _torch.jagged_like(x, torch.ops.hanops.han_stack(_torch.jagged_values(x), u, b, final_abs, abs))
+    return _torch.jagged_like(x, torch.ops.hanops.han_stack(_torch.jagged_values(x), u, b, final_abs, abs, exact=exact))
 
 
 def register() -> None:

@@ -20,9 +20,15 @@ def _is_expanded(t: Any) -> bool:
 
 
 def _arguments(
-    x: Tensor, u: Tensor, b: Tensor | None = None, *, final_abs: bool = True, activation: str | None = "abs"
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None = None,
+    *,
+    final_abs: bool = True,
+    activation: str | None = "abs",
+    exact: bool = True,
 ) -> tuple[Any, ...]:
-    return x, u, b, final_abs, activation is not None
+    return x, u, b, final_abs, 2 if exact else 1, activation is not None
 
 
 def _axis_of_samples(x: Tensor, u: Tensor, b: Tensor | None) -> int:
@@ -53,12 +59,12 @@ class HanStackPerSampleGrad(torch.autograd.Function):
         """Returns y; `given` are the arguments of the function, the last ones by these names."""
         _, tools = _torch.expanded_weights()
         args, kwargs = tools.standard_kwargs(names, given)
-        x, u, b, final_abs, abs = _arguments(*args, **kwargs)
+        x, u, b, final_abs, save, abs = _arguments(*args, **kwargs)
         axis = _axis_of_samples(x, u, b)
 
         def run(x: Tensor, u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
             stack = x.movedim(0, axis), *_AS_STACK[function](u, b)
-            return torch.ops.hanops.han_stack_forward(*stack, final_abs, 1, abs)
+            return torch.ops.hanops.han_stack_forward(*stack, final_abs, save, abs)
 
         y, signs = tools.forward_helper(run, (x.movedim(axis, 0), u, b), {})
         ctx.save_for_backward(y, signs)

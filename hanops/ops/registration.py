@@ -20,7 +20,7 @@ from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 
 # What each argument may be: hanops/definition/checks.py. csrc/ops.cpp has the same.
-STACK = "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1) -> Tensor"
+STACK = "(Tensor x, Tensor u, Tensor? b, bool final_abs=True, bool abs=True, int dim=-1, bool exact=True) -> Tensor"
 FORWARD = (
     "(Tensor x, Tensor u, Tensor? b, bool final_abs, int save, bool abs=True, int dim=-1) -> (Tensor y, Tensor signs)"
 )
@@ -33,7 +33,7 @@ library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT
 
 
 def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
-    """Returns y and, where `save`, the packed sign bits, from the Triton kernels."""
+    """Returns y and what it keeps for the backward, from the Triton kernels."""
     backends.require("triton", x.device)
     from hanops.backends.triton import han_stack
 

@@ -32,7 +32,9 @@ def onnx_translations() -> dict[_torch.OpOverload, Callable[..., Any]]:
         squares = op.ReduceSum(op.Mul(scaled, scaled), [-1], keepdims=1)
         return op.Div(scaled, op.Sqrt(op.Where(op.Equal(squares, zero), one, squares)))
 
-    def stack(x: Any, u: Any, b: Any, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Any:
+    def stack(
+        x: Any, u: Any, b: Any, final_abs: bool = True, abs: bool = True, dim: int = -1, exact: bool = True
+    ) -> Any:
         rank, layers = len(x.shape), u.shape[-2]
         if not isinstance(layers, int):
             raise ValueError(

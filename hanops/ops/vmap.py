@@ -66,6 +66,7 @@ def _forward(
     final_abs: bool = True,
     abs: bool = True,
     dim: int = -1,
+    exact: bool = True,
 ) -> tuple[_Batch, Any]:
     """Returns the batch, and what the op gives for it: `han_stack`, or where `save` is given `han_stack_forward`."""
     x_dim, u_dim, b_dim = in_dims[:3]
@@ -75,7 +76,7 @@ def _forward(
     tensors = batch.rows(x, x_dim), batch.parameters(u, u_dim), batch.parameters(b, b_dim)
     flags = {"abs": abs, "dim": _from_the_end(dim, one.dim())}
     if save is None:
-        return batch, torch.ops.hanops.han_stack(*tensors, final_abs, **flags)
+        return batch, torch.ops.hanops.han_stack(*tensors, final_abs, **flags, exact=exact)
     return batch, torch.ops.hanops.han_stack_forward(*tensors, final_abs, save, **flags)
 
 

@@ -38,14 +38,30 @@ def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any
     return BACKWARDS[_selected(dy, u)](dy, y, signs, u, *rest)
 
 
-def _stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, abs: bool = True, dim: int = -1) -> Tensor:
+def _stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool = True,
+    abs: bool = True,
+    dim: int = -1,
+    exact: bool = True,
+) -> Tensor:
     check_stack("x", x, u, b, final_abs, abs, dim)
     return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
 
 
-def _differentiable_stack(x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool = True, *flags: bool) -> Tensor:
-    save = int(autograd.is_differentiated(x, u, b))
-    return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, save, *flags)[0]
+def _differentiable_stack(
+    x: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool = True,
+    abs: bool = True,
+    dim: int = -1,
+    exact: bool = True,
+) -> Tensor:
+    save = 2 if exact and autograd.is_differentiated(u) else int(autograd.is_differentiated(x, u, b))
+    return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, save, abs, dim)[0]
 
 
 def _differentiable_forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,14 @@ struct Stack {
   int features = 0, layers = 0, abs_layers = 0;
   Type type = Type::kFloat32, parameter_type = Type::kFloat32;  // of x, y, dy and dx; of u, b, du and db
   bool has_bias = false;
+  bool rest = false;  // each row of the signs ends in the rest of y: kRestPlanes more planes, see ../signs.h
   const void *u = nullptr, *b = nullptr;  // (groups, layers, features), packed
 
   // The plan's part.
   int columns = 0;                           // features, padded to 8 * sign_bytes: a power of two from 32
   int sign_bytes = 0;                        // of a row and layer, see ../signs.h
-  unsigned sign_stride = 0;                  // of a row of a tile: abs_layers * sign_bytes
+  int planes = 0;                            // of sign_bytes, in a row: abs_layers and those of the rest
+  unsigned sign_stride = 0;                  // of a row of a tile: planes * sign_bytes
   int lanes = 0, warps = 0;                  // of a thread group, where the tile leaves them open
   int blocks = 1;                            // of a group
   bool pack_here = false;                    // each block packs the parameters for itself; else `prepare` does
@@ -37,10 +39,10 @@ struct Stack {
 };
 
 struct ForwardCall : Stack {
-  bool save = false;  // the sign bits
+  bool save = false;  // the sign bits, and the rest
   Rows x;
   void* y = nullptr;         // packed
-  uint8_t* signs = nullptr;  // (groups, rows, abs_layers, sign_bytes)
+  uint8_t* signs = nullptr;  // (groups, rows, planes, sign_bytes)
 
   int64_t ahead = 0;  // tiles until a resident block makes room for another
 };

@@ -3,7 +3,7 @@
 
 #include "han_stack_layer.cuh"
 #include "han_stack_parameters.cuh"
-#include "han_stack_rows.cuh"
+#include "han_stack_rest.cuh"
 #include "partial_sums.cuh"
 
 namespace hanops::cuda {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
     if (kSums) sums.template begin<kX>(round);
     const TileRows<Tile> tile(index(), call.rows);
     const unsigned own = threads.registers(tile.own);
-    const int64_t sign_row = (group * call.rows + tile.first) * call.abs_layers + call.abs_layers - 1;
+    const int64_t sign_row = (group * call.rows + tile.first) * call.planes + call.abs_layers - 1;
     const uint8_t* layer_signs = sign_memory + (call.abs_layers > 0 ? sign_row * sign_bytes : 0) + place.byte;
     unsigned signs[Tile::R] = {};
     if (call.abs_layers == call.layers) {
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
     }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
     read_rows<Tile>(g, threads, call, call.dy, group, tile.first, column, chunk);
-    if constexpr (kX) read_rows<Tile>(x, threads, call, call.y, group, tile.first, column, chunk);
+    if constexpr (kX) read_output<Tile>(x, threads, call, group, tile.first, column, chunk);
     clear_rows<Tile>(g, own);
     if constexpr (kX) {
       const unsigned live = nonzero_rows<Tile>(g, threads);  // a row whose dy is 0 adds 0, whatever its y

@@ -3,7 +3,7 @@
 
 #include "han_stack_layer.cuh"
 #include "han_stack_parameters.cuh"
-#include "han_stack_rows.cuh"
+#include "han_stack_rest.cuh"
 
 namespace hanops::cuda {
 
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const ForwardCall c
   read_parameter<Tile>(w, parameters, stride);
   add_dots<Tile>(x, a, w);
   threads.sum(a, A(-2));
-  uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.abs_layers * stride + column;
+  uint8_t* signs = call.signs + (group * call.rows + tile.first) * call.planes * stride + column;
   const unsigned sign_stride = pinned(call.sign_stride);
   forward_layer<Tile, false, kAbs, kSave>(x, w, a, threads, parameters, call.layers == 1, columns, signs, sign_stride,
                                           call.abs_layers > 0 ? own : 0);
@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const ForwardCall c
     }
   }
   write_rows<Tile>(call.y, x, threads, call, group, tile.first, own, column, stride);
+  if ((kSave || !kAbs) && call.rest) write_rest<Tile>(x, threads, call, group, tile.first, own, column, stride);
 }
 
 }  // namespace hanops::cuda

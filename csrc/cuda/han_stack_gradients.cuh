@@ -2,7 +2,7 @@
 #pragma once
 
 #include "han_stack_layer.cuh"
-#include "han_stack_rows.cuh"
+#include "han_stack_rest.cuh"
 #include "partial_sums.cuh"
 
 namespace hanops::cuda {
@@ -41,17 +41,17 @@ __global__ void __launch_bounds__(kGradientsThreads, 1) parameter_gradients(cons
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
     with_type<A>(call.type, [&](auto type) {
       using S = decltype(type);
-      const auto read_from = [&](auto& to, const Rows& rows, unsigned there) {
+      const auto read_from = [&](auto& to, const Rows& rows, unsigned there, auto beside) {
         const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
         const auto row = [](int r) { return unsigned(r); };
         read_elements<Tile, S, false>(to, data, rows.row_stride, row, there, column, call.features, 0,
-                                      rows.vector >= Tile::V);
+                                      rows.vector >= Tile::V, beside);
       };
-      read_from(g, call.dy, valid);
-      if constexpr (kX) read_from(x, call.y, live);
+      read_from(g, call.dy, valid, Nothing());
+      if constexpr (kX) read_from(x, call.y, live, Rest<Tile, S>(threads, call, group, first, live, column, 0));
     });
     const int64_t row = group * call.rows + first;
-    const uint8_t* layer_signs = call.signs + row * call.abs_layers * sign_bytes + place.byte;
+    const uint8_t* layer_signs = call.signs + row * call.planes * sign_bytes + place.byte;
     const A* coefficients = static_cast<const A*>(call.coefficients) + row * call.layers * 2;
     for (int layer = call.layers - 1; layer >= 0; --layer) {
       const A* parameters = layers + int64_t(layer) * 2 * call.columns;

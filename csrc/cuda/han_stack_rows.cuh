@@ -12,13 +12,21 @@ __device__ constexpr bool within(int m) {
   return Tile::T > 0 && Tile::E * Tile::T * Tile::W > 32 && 2 * m < Tile::K && Tile::K > 1;
 }
 
+// What is read beside rows, and added to them: see Rest.
+struct Nothing {
+  __device__ void read() {}
+  template <class Elements>
+  __device__ void add_to(Elements&) {}
+};
+
 // Reads a lane's elements of R rows, zeros beyond the features, where `valid` has a bit for the register; kAll: it has
 // one for each. Register r's row is at `data` + row(r) * row_stride. Every load is issued before the first value is
 // converted, from whole words: a load that shares a branch with its conversion is waited for before the next one
-// starts.
-template <class Tile, class S, bool kAll, int R, class A, class RowOf>
+// starts. What is read beside is among them, but where columns are read one by one: there registers are few.
+template <class Tile, class S, bool kAll, int R, class A, class RowOf, class Beside>
 __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data, int64_t row_stride, RowOf row,
-                                              unsigned valid, int column, int features, int stride, bool vector) {
+                                              unsigned valid, int column, int features, int stride, bool vector,
+                                              Beside beside) {
   data += column;
   if (vector) {
     Packet<S, Tile::V> packets[R][Tile::K] = {};
@@ -32,11 +40,13 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
         }
       }
     }
+    beside.read();
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
       for (int e = 0; e < Tile::E; ++e) x[r][e] = item<A, S>(packets[r][e / Tile::V], e % Tile::V);
     }
+    beside.add_to(x);
   } else {
     constexpr int kRows = Tile::E < 32 ? (R * Tile::E < 32 ? R : 32 / Tile::E) : 1;  // at once: registers are few
 #pragma unroll
@@ -59,6 +69,8 @@ __device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data,
         for (int e = 0; e < Tile::E; ++e) x[begin + r][e] = to<A>(items[r][e]);
       }
     }
+    beside.read();
+    beside.add_to(x);
   }
 }
 
@@ -86,16 +98,22 @@ __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool va
   }
 }
 
-// A tile's rows, all of which are there.
+// A tile's rows of type S, all of which are there.
+template <class Tile, class S, class A, class Beside>
+__device__ __forceinline__ void read_rows_of(A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads,
+                                             const Stack& call, const Rows& rows, int64_t group, int64_t first,
+                                             int column, int stride, Beside beside) {
+  const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
+  const auto row = [&](int r) { return threads.row(r); };
+  read_elements<Tile, S, true>(x, data, rows.row_stride, row, 0, column, call.features, stride, rows.vector >= Tile::V,
+                               beside);
+}
+
 template <class Tile, class A>
 __device__ __forceinline__ void read_rows(A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads, const Stack& call,
                                           const Rows& rows, int64_t group, int64_t first, int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
-    using S = decltype(type);
-    const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
-    const auto row = [&](int r) { return threads.row(r); };
-    read_elements<Tile, S, true>(x, data, rows.row_stride, row, 0, column, call.features, stride,
-                                 rows.vector >= Tile::V);
+    read_rows_of<Tile, decltype(type)>(x, threads, call, rows, group, first, column, stride, Nothing());
   });
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "han_stack_layer.cuh"
-#include "han_stack_rows.cuh"
+#include "han_stack_rest.cuh"
 #include "partial_sums.cuh"
 
 namespace hanops::cuda {
@@ -11,18 +11,6 @@ namespace hanops::cuda {
 template <class A>
 using Stream = Tile<A, 1, 8, std::is_same_v<A, double> ? 2 : 4, 32, 8>;
 static_assert(Stream<float>::kThreads == kStreamThreads);
-
-// A lane's elements of a row of the caller's, from `column` on.
-template <class Tile, class A>
-__device__ __forceinline__ void read_stream(A (&x)[1][Tile::E], const Stack& call, const Rows& rows, int64_t group,
-                                            int64_t row, int column, int stride) {
-  with_type<A>(call.type, [&](auto type) {
-    using S = decltype(type);
-    const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + row * rows.row_stride;
-    read_elements<Tile, S, true>(
-        x, data, 0, [](int) { return 0u; }, 0, column, call.features, stride, rows.vector >= Tile::V);
-  });
-}
 
 template <class Tile, class A>
 __device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E], const Stack& call, int64_t index,
@@ -47,7 +35,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
     A a[1] = {};
     for (int column = begin; column < stride; column += step) {
       A x[1][Tile::E], w_0[Tile::E];
-      read_stream<Tile>(x, call, call.x, group, row, column, stride);
+      read_rows<Tile>(x, threads, call, call.x, group, row, column, stride);
       read_parameter<Tile>(w_0, w + column, stride);
       add_dots<Tile>(x, a, w_0);
       write_parameter<Tile>(scratch + column, x[0], stride);
@@ -66,7 +54,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
         if (with_abs) {
 #pragma unroll
           for (int e = 0; e < Tile::E; ++e) x[0][e] = fabs(x[0][e]);
-          if (kSave) write_signs<Tile>(call.signs + (index * call.abs_layers + layer) * stride + column, bits[0]);
+          if (kSave) write_signs<Tile>(call.signs + (index * call.planes + layer) * stride + column, bits[0]);
         }
         write_parameter<Tile>(scratch + column, x[0], stride);
       }
@@ -78,6 +66,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
       A x[1][Tile::E];
       read_parameter<Tile>(x[0], scratch + column, stride);
       write_stream<Tile>(call.y, x, call, index, column, stride);
+      if ((kSave || !kAbs) && call.rest) write_rest<Tile>(x, threads, call, group, row, 1u, column, stride);
     }
   }
 }
@@ -100,7 +89,7 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
     if (kX) {
       for (int column = begin; column < stride; column += step) {
         A g[1][Tile::E];
-        read_stream<Tile>(g, call, call.dy, group, row, column, stride);
+        read_rows<Tile>(g, threads, call, call.dy, group, row, column, stride);
         live |= has_nonzero(g[0]);
       }
       live = threads.join(live) != 0;
@@ -109,13 +98,13 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(con
     for (int layer = call.layers - 1; layer >= 0; --layer) {
       const bool top = layer + 1 == call.layers;
       const A* w = layers + int64_t(layer) * 2 * call.columns;
-      const uint8_t* signs = call.signs + (index * call.abs_layers + layer) * stride;
+      const uint8_t* signs = call.signs + (index * call.planes + layer) * stride;
       A dots[kX ? 2 : 1] = {};
       for (int column = begin; column < stride; column += step) {
         A g[1][Tile::E], x[1][Tile::E] = {}, w_l[Tile::E], b_l[Tile::E];
         if (top) {
-          read_stream<Tile>(g, call, call.dy, group, row, column, stride);
-          if (kX && live) read_stream<Tile>(x, call, call.y, group, row, column, stride);
+          read_rows<Tile>(g, threads, call, call.dy, group, row, column, stride);
+          if (kX && live) read_output<Tile>(x, threads, call, group, row, column, stride);
         } else {
           const A* above = w + 2 * call.columns + column;
           read_parameter<Tile>(g[0], scratch_g + column, stride);

@@ -46,6 +46,7 @@ PlanOf<Call, kValues>::PlanOf(const Call& call, Device device)
     : call_(call), device_(device), item_(call.type == Type::kFloat64 ? 8 : 4) {
   call_.sign_bytes = chunked_sign_bytes(call.features);
   call_.columns = 8 * call_.sign_bytes;
+  call_.planes = call.abs_layers + (call.rest ? kRestPlanes : 0);
 }
 
 template <class Call, int kValues>
@@ -59,7 +60,7 @@ template <class Call, int kValues>
 template <class Tile>
 const Tile* PlanOf<Call, kValues>::choose_tile(std::span<const Tile> many_rows, const Tile& one_row) {
   const size_t index = std::countr_zero(static_cast<unsigned>(call_.columns)) - 5;
-  const int64_t sign_stride = int64_t{call_.abs_layers} * call_.sign_bytes;
+  const int64_t sign_stride = int64_t{call_.planes} * call_.sign_bytes;
   call_.sign_stride = static_cast<unsigned>(sign_stride);
   if (index < many_rows.size()) {
     const Tile& tile = many_rows[index];

@@ -19,6 +19,7 @@
 namespace hanops::cuda {
 
 #ifdef HANOPS_CUDA_EMULATOR
+using emulator::packed_bytes;
 using emulator::pinned;
 using emulator::prefetch_line;
 using emulator::read;
@@ -86,6 +87,13 @@ __device__ __forceinline__ unsigned pinned(unsigned v) {
 __device__ __forceinline__ unsigned xor_and(unsigned x, unsigned y, unsigned z) {
   unsigned result;
   asm("lop3.b32 %0, %1, %2, %3, 0x78;" : "=r"(result) : "r"(x), "r"(y), "r"(z));
+  return result;
+}
+
+// The bytes of two numbers, each the nearest from -128 to 127, then the low half of `above`: from the lowest byte on.
+__device__ __forceinline__ unsigned packed_bytes(int first, int second, unsigned above) {
+  unsigned result;
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(second), "r"(first), "r"(above));
   return result;
 }
 #endif

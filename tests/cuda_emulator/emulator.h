@@ -5,6 +5,7 @@
 // before the CUDA toolkit's on the include path: cuda_runtime.h there includes this file.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <source_location>
 #include <stdexcept>
@@ -74,6 +75,10 @@ void write_once(T* p, T value, Place place = Place::current()) {
 
 inline void prefetch_line(const void*) {}
 inline unsigned pinned(unsigned v) { return v; }
+inline unsigned packed_bytes(int first, int second, unsigned above) {
+  const auto byte = [](int number) { return unsigned(std::clamp(number, -128, 127)) & 255; };
+  return byte(first) | byte(second) << 8 | above << 16;
+}
 inline unsigned xor_and(unsigned x, unsigned y, unsigned z) { return x ^ (y & z); }
 
 }  // namespace emulator

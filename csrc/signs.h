@@ -16,9 +16,6 @@
 
 namespace hanops {
 
-// Planes of sign bytes, behind those of the layers, that hold the rest of y: a byte for each column.
-constexpr int kRestPlanes = 8;
-
 // Layers that end in an absolute value, and so have bits: the first so many. Without `abs` none does.
 template <class Int>
 HANOPS_SIGNS Int layers_with_abs(Int layers, bool final_abs, bool abs) {

@@ -77,21 +77,23 @@ OptionalTensor contiguous(const OptionalTensor& t) { return t ? OptionalTensor(t
 }  // namespace
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const OptionalTensor& b,
-                                             int64_t abs_layers, bool save) {
+                                             int64_t abs_layers, int64_t save) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(x));
   const Tensor u_packed = u.contiguous();
   const OptionalTensor b_packed = contiguous(b);
   auto call = call_of<ForwardCall>(x, u_packed, b_packed, abs_layers);
+  const int64_t planes = call.abs_layers + rest_planes(x.scalar_type(), save);
   const at::DimVector signs_sizes =
-      save ? signs_shape<int64_t>(x.sizes(), call.abs_layers, chunked_sign_bytes(call.features)) : at::DimVector{0};
+      save ? signs_shape<int64_t>(x.sizes(), planes, chunked_sign_bytes(call.features)) : at::DimVector{0};
   const Tensor signs = at::empty(signs_sizes, x.options().dtype(at::kByte));
-  if (call.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs};
+  if (call.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs.zero_()};  // nothing was rounded
   Tensor y = at::empty_like(x, at::MemoryFormat::Contiguous);
   if (y.numel() == 0) return {y, signs};
   Tensor rows = x;
   call.x = rows_of(rows, call);
   call.y = y.data_ptr();
-  call.save = save;
+  call.save = save > 0;
+  call.rest = planes > call.abs_layers;
   call.signs = save ? signs.data_ptr<uint8_t>() : nullptr;
   launch(ForwardPlan(call, Device::current()), x);
   return {y, signs};
@@ -121,6 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
     call.y = rows_of(y_rows, call);
   }
   call.signs = signs_packed.const_data_ptr<uint8_t>();
+  call.rest = signs.size(-2) > call.abs_layers;
   std::tie(call.needs_dx, call.needs_du, call.needs_db) = std::tie(needs[0], needs[1], needs[2]);
   call.dx = dx.data_ptr();
   call.du = du.data_ptr();

@@ -1,6 +1,7 @@
 // The CUDA implementation of han_stack_forward and han_stack_backward, for arguments that ops.cpp has checked.
 //
-// The first `abs_layers` layers take the absolute value: all, all but the last, or none.
+// The first `abs_layers` layers take the absolute value: all, all but the last, or none. Where `save` is 2, y of 16
+// bits leaves its rest behind the sign bits, which the backward sees from their shape.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +13,8 @@
 namespace hanops::cuda {
 
 std::tuple<at::Tensor, at::Tensor> han_stack_forward(const at::Tensor& x, const at::Tensor& u,
-                                                     const std::optional<at::Tensor>& b, int64_t abs_layers, bool save);
+                                                     const std::optional<at::Tensor>& b, int64_t abs_layers,
+                                                     int64_t save);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> han_stack_backward(const at::Tensor& dy,
                                                                   const std::optional<at::Tensor>& y,

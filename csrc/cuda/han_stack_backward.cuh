@@ -3,8 +3,8 @@
 
 #include "han_stack_layer.cuh"
 #include "han_stack_parameters.cuh"
-#include "han_stack_rest.cuh"
 #include "partial_sums.cuh"
+#include "rest.cuh"
 
 namespace hanops::cuda {
 

@@ -3,7 +3,7 @@
 
 #include "han_stack_layer.cuh"
 #include "han_stack_parameters.cuh"
-#include "han_stack_rest.cuh"
+#include "rest.cuh"
 
 namespace hanops::cuda {
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "han_stack_layer.cuh"
-#include "han_stack_rest.cuh"
 #include "partial_sums.cuh"
+#include "rest.cuh"
 
 namespace hanops::cuda {
 

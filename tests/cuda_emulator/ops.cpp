@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <mutex>
 #include <vector>
@@ -63,23 +64,36 @@ struct Allocator : c10::Allocator {
 
 const Tensor* pointer(const OptionalTensor& t) { return t ? &*t : nullptr; }
 
-// Sign bits from the GPU's layout to the CPU's (csrc/signs.h), or back.
-Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
+constexpr uint8_t kGarbage = 0x85;
+
+// The rest of y from the GPU's planes to the CPU's, or back: byte j of a row's is column j's. A kernel leaves zeros
+// beyond the features, and does not depend on what it finds there.
+void convert_rest(const uint8_t* from, int64_t from_bytes, uint8_t* to, int64_t to_bytes, int64_t features,
+                  bool to_cpu) {
+  std::fill_n(std::copy_n(from, features, to), to_bytes - features, to_cpu ? 0 : kGarbage);
+  TORCH_CHECK(!to_cpu || std::all_of(from + features, from + from_bytes, [](uint8_t byte) { return byte == 0; }),
+              "CUDA emulator: the rest of y is not 0 beyond the features");
+}
+
+// Sign bits of so many layers, and the rest of y behind them, from the GPU's layout to the CPU's (csrc/signs.h), or
+// back.
+Tensor converted(const Tensor& signs, int64_t features, int64_t layers, bool to_cpu) {
   const int64_t chunked_bytes = chunked_sign_bytes(features), packed_bytes = sign_bytes(features);
   at::DimVector shape(signs.sizes().begin(), signs.sizes().end());
   shape.back() = to_cpu ? packed_bytes : chunked_bytes;
   const Tensor source = signs.contiguous(), target = at::zeros(shape, signs.options());
-  const uint8_t* from = source.const_data_ptr<uint8_t>();
-  uint8_t* to = target.data_ptr<uint8_t>();
-  const int64_t rows = source.numel() / std::max<int64_t>(source.size(-1), 1);
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < features; ++column) {
-      SignBit chunked = chunked_sign_bit(column, chunked_bytes), packed = sign_bit(column);
-      chunked.byte += row * chunked_bytes;
-      packed.byte += row * packed_bytes;
-      const auto [source_bit, target_bit] = to_cpu ? std::pair(chunked, packed) : std::pair(packed, chunked);
-      to[target_bit.byte] |= static_cast<uint8_t>((from[source_bit.byte] >> source_bit.bit & 1) << target_bit.bit);
+  const int64_t planes = source.size(-2), from_bytes = planes * source.size(-1), to_bytes = planes * shape.back();
+  for (int64_t row = 0; row < source.numel() / std::max<int64_t>(from_bytes, 1); ++row) {
+    const uint8_t* from = source.const_data_ptr<uint8_t>() + row * from_bytes;
+    uint8_t* to = target.data_ptr<uint8_t>() + row * to_bytes;
+    for (int64_t layer = 0; layer < layers; ++layer, from += source.size(-1), to += shape.back()) {
+      for (int64_t column = 0; column < features; ++column) {
+        const SignBit chunked = chunked_sign_bit(column, chunked_bytes), packed = sign_bit(column);
+        const auto [source_bit, target_bit] = to_cpu ? std::pair(chunked, packed) : std::pair(packed, chunked);
+        to[target_bit.byte] |= static_cast<uint8_t>((from[source_bit.byte] >> source_bit.bit & 1) << target_bit.bit);
+      }
     }
+    if (planes > layers) convert_rest(from, 8 * source.size(-1), to, 8 * shape.back(), features, to_cpu);
   }
   return target;
 }
@@ -87,8 +101,9 @@ Tensor converted(const Tensor& signs, int64_t features, bool to_cpu) {
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
                                    int64_t save, bool abs, int64_t /*dim*/) {
   const Memory memory{&x, &u, pointer(b)};
-  const auto [y, signs] = cuda::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
-  return {y, save ? converted(signs, x.size(-1), true) : signs};
+  const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
+  const auto [y, signs] = cuda::han_stack_forward(x, u, b, abs_layers, save);
+  return {y, save ? converted(signs, x.size(-1), abs_layers, true) : signs};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
@@ -96,7 +111,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTens
                                             std::array<bool, 3> needs, bool abs, int64_t /*dim*/) {
   const Memory memory{&dy, pointer(y), &u, pointer(b)};
   const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
-  return cuda::han_stack_backward(dy, y, converted(signs, dy.size(-1), false), u, b, abs_layers, needs);
+  const Tensor chunked = converted(signs, dy.size(-1), abs_layers, false);
+  return cuda::han_stack_backward(dy, y, chunked, u, b, abs_layers, needs);
 }
 
 }  // namespace

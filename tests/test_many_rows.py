@@ -27,7 +27,7 @@ STORAGES = (torch.float32, torch.bfloat16, torch.float16)
 LAYERS = 3
 FLOAT32_EPS = torch.finfo(torch.float32).eps
 
-# Triton's interpreter takes minutes, and rounds to bfloat16 towards 0.
+# Triton's interpreter takes minutes.
 pytestmark = pytest.mark.only("cuda", "triton", interpreted=False)
 
 

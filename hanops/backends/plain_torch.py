@@ -42,7 +42,8 @@ def kept(rows: Tensor, y: Tensor, bits: Tensor | None, abs_layers: int, save: in
     signs = y.new_empty(shape, dtype=torch.uint8) if bits is None else bits.reshape(shape)
     if save == 1 or y.dtype not in ROUNDED:
         return signs
-    return torch.cat([signs, planes(rest_of(rows.detach().reshape(y.shape), y.detach()))], -2)
+    rest = rest_of(rows.detach().reshape(y.shape), y.detach())
+    return torch.cat([signs, planes(rest, is_chunked(y.device))], -2)
 
 
 def split(signs: Tensor, y: Tensor | None, abs_layers: int) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,7 @@
 
 bfloat16 keeps the upper 16 bits of a float32, float16 about the upper 19. The byte holds the next 8, as a signed
 difference of the two values' bits. It lies in further planes of the sign bits: byte j of a row's is that of column j.
-csrc/cpu/rest.h and csrc/cuda/rest.cuh say the same.
+csrc/cpu/rest.h, csrc/cuda/rest.cuh and hanops/backends/triton/rounding_kernels.py say the same.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hanops.definition.signs import REST_PLANES, is_chunked, sign_bytes
+from hanops.definition.signs import REST_PLANES, sign_bytes
 
-_DROPPED = {torch.bfloat16: 8, torch.float16: 5}  # bits of a float32 below those of the byte
+DROPPED = {torch.bfloat16: 8, torch.float16: 5}  # bits of a float32 below those of the byte
 
 
 def rest_of(exact: Tensor, rounded: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def rest_of(exact: Tensor, rounded: Tensor) -> Tensor:
 
     They are saturated, and 0 where the rounded value is not finite.
     """
-    bits = _DROPPED[rounded.dtype]
+    bits = DROPPED[rounded.dtype]
     difference = exact.view(torch.int32) - rounded.float().view(torch.int32)
     rest = ((difference + (1 << (bits - 1))) >> bits).clamp(-128, 127)
     return torch.where(rounded.isfinite(), rest, 0).to(torch.int8)
@@ -28,13 +28,13 @@ def rest_of(exact: Tensor, rounded: Tensor) -> Tensor:
 
 def restored(rounded: Tensor, rest: Tensor) -> Tensor:
     """Returns, in float32, a rounded tensor with the bytes that `rest_of` took from it."""
-    bits = rest.to(torch.int32) << _DROPPED[rounded.dtype]
+    bits = rest.to(torch.int32) << DROPPED[rounded.dtype]
     return (rounded.float().view(torch.int32) + bits).view(torch.float32)
 
 
-def planes(rest: Tensor) -> Tensor:
+def planes(rest: Tensor, chunked: bool) -> Tensor:
     """Returns the bytes of rows, int8 (..., features), as planes beside those of sign bits, uint8 (..., 8, S)."""
-    size = sign_bytes(rest.shape[-1], is_chunked(rest.device))
+    size = sign_bytes(rest.shape[-1], chunked)
     padded = torch.nn.functional.pad(rest, (0, REST_PLANES * size - rest.shape[-1]))
     return padded.view(torch.uint8).unflatten(-1, (REST_PLANES, size))
 

@@ -37,7 +37,7 @@ def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save
     backends.require("triton", x.device)
     from hanops.backends.triton import han_stack
 
-    return han_stack.forward(x, u, b, abs_layers, bool(save))
+    return han_stack.forward(x, u, b, abs_layers, save)
 
 
 def backward_triton(

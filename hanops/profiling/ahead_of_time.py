@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -24,6 +25,7 @@ from hanops.backends.triton.tiles import (
     parameter_tile,
     streaming_tile,
 )
+from hanops.definition.rest import DROPPED
 from hanops.definition.signs import sign_bytes
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the widest of each tile
@@ -67,6 +69,7 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
     for storage in storages:
         wide = storage == "float64"
         same: dict[str, Any] = {"A": tl.float64 if wide else tl.float32, "FOURS": True}
+        same["REST"] = DROPPED.get(getattr(torch, storage), 0)
         gradients = {"DU": True, "DB": True}
         for features in widths:
             size = sign_bytes(features, chunked=True)

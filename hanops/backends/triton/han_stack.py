@@ -24,7 +24,8 @@ from hanops.backends.triton.tiles import (
     streaming_tile,
 )
 from hanops.definition import reference
-from hanops.definition.signs import pack, sign_bytes, unpack
+from hanops.definition.rest import DROPPED, bytes_of, planes
+from hanops.definition.signs import REST_PLANES, pack, sign_bytes, unpack
 
 # Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
 _WORKSPACE = 64 << 20
@@ -61,16 +62,17 @@ class _Stack:
     features: int
     layers: int
     abs_layers: int
+    rest: int  # the kernels' REST
     dtype: torch.dtype  # of the arithmetic
     device: torch.device
 
     @classmethod
-    def of(cls, x: Tensor, u: Tensor, abs_layers: int) -> _Stack:
+    def of(cls, x: Tensor, u: Tensor, abs_layers: int, rest: bool) -> _Stack:
         groups = u.shape[0] if u.dim() == 3 else 1
         features, layers = u.shape[-1], u.shape[-2]
         rows = x.numel() // (groups * features) if groups else 0
         dtype = reference.arithmetic_dtype(x.dtype)
-        return cls(groups, rows, features, layers, abs_layers, dtype, x.device)
+        return cls(groups, rows, features, layers, abs_layers, DROPPED[x.dtype] if rest else 0, dtype, x.device)
 
     @property
     def wide(self) -> bool:
@@ -83,6 +85,11 @@ class _Stack:
     @property
     def sign_bytes(self) -> int:
         return sign_bytes(self.features, chunked=True)
+
+    @property
+    def planes(self) -> int:
+        """Planes of `sign_bytes` of a row."""
+        return self.abs_layers + (REST_PLANES if self.rest else 0)
 
     def resident(self, programs_per_sm: int) -> int:
         """Programs that run at once."""
@@ -132,19 +139,19 @@ def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[T
     return packed, norms
 
 
-def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: bool) -> tuple[Tensor, Tensor]:
-    """Returns y and, where `save`, the packed sign bits."""
-    stack = _Stack.of(x, u, abs_layers)
+def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
+    """Returns y and, where `save`, the packed sign bits, and the rest of y where it is 2 and x is of a half type."""
+    stack = _Stack.of(x, u, abs_layers, save == 2 and x.dtype in DROPPED)
     size = stack.sign_bytes
-    signs = x.new_empty((*x.shape[:-1], stack.abs_layers, size) if save else (0,), dtype=torch.uint8)
+    signs = x.new_empty((*x.shape[:-1], stack.planes, size) if save else (0,), dtype=torch.uint8)
     if stack.layers == 0:
-        return x.clone(memory_format=torch.contiguous_format), _to_device_layout(signs, stack, save)
+        return x.clone(memory_format=torch.contiguous_format), _to_device_layout(signs.zero_(), stack, save)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if y.numel() == 0:
         return y, _to_device_layout(signs, stack, save)
     rows = _Rows.of(x, stack.groups)
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
-    options = {"A": stack.arithmetic, "BYTES": size, "SAVE": save, "FOURS": rows.in_fours}
+    options = {"A": stack.arithmetic, "BYTES": size, "SAVE": save > 0, "REST": stack.rest, "FOURS": rows.in_fours}
     tile, stream = forward_tile(stack.features, stack.wide), streaming_tile()
     options |= (tile or stream).options(_TRITON_BACKEND)
     with _on(stack.device):
@@ -175,7 +182,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed."""
-    stack = _Stack.of(dy, u, abs_layers)
+    stack = _Stack.of(dy, u, abs_layers, signs.shape[-2] != abs_layers)
     needs_dx, needs_du, needs_db = needs
 
     def new(like: Tensor, needed: bool) -> Tensor:
@@ -223,6 +230,7 @@ class _Backward:
             "BYTES": stack.sign_bytes,
             "DU": self.needs_du,
             "DB": self.needs_db,
+            "REST": stack.rest,
             "FOURS": g_rows.in_fours and y_rows.in_fours,
         }
 
@@ -290,13 +298,16 @@ def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
 # The interpreter's tensors are on the CPU, where sign bits have another layout than the kernels write.
 
 
-def _to_device_layout(signs: Tensor, stack: _Stack, save: bool) -> Tensor:
-    if stack.device.type != "cpu" or not save:
-        return signs
-    return pack(unpack(signs, stack.features, chunked=True), chunked=False)
+def _to_device_layout(signs: Tensor, stack: _Stack, save: int) -> Tensor:
+    return _in_layout(signs, stack, chunked=False) if stack.device.type == "cpu" and save else signs
 
 
 def _from_device_layout(signs: Tensor, stack: _Stack) -> Tensor:
-    if stack.device.type != "cpu":
-        return signs.contiguous()
-    return pack(unpack(signs, stack.features, chunked=False), chunked=True)
+    return _in_layout(signs, stack, chunked=True) if stack.device.type == "cpu" else signs.contiguous()
+
+
+def _in_layout(signs: Tensor, stack: _Stack, chunked: bool) -> Tensor:
+    """Converts signs to the layout `chunked` from the other one."""
+    bits, rest = signs.tensor_split([stack.abs_layers], -2)
+    bits = pack(unpack(bits, stack.features, not chunked), chunked)
+    return torch.cat([bits, planes(bytes_of(rest, stack.features), chunked)], -2) if stack.rest else bits

@@ -6,17 +6,20 @@ The letters, in all files of the Triton kernels; csrc/cuda/tile.cuh has the same
     K  chunks of a row                      C  columns of a chunk: 4 of each lane (V in CUDA) that shares a row
     D  columns of w and b as packed: a row's, padded
 Words in capitals are constants too: BYTES of sign bits, SAVE them, FOURS of columns can be read at once; DX, DU, DB
-are wanted; FUSED: du and db are summed here.
+are wanted; FUSED: du and db are summed here; REST, see rounding_kernels.py.
 
 Row r * Q + q of a tile is in register r of lanes q. Chunk m, of shape [Q, R, C], holds columns m C ... m C + C - 1.
 Columns past `features` hold 0 throughout. The lanes' axis comes first, which is where Triton spreads what it loads: in
 any other order rows would move between lanes, through shared memory.
-Sign bits have BYTES bytes per row and layer: bit k of byte c is column k BYTES + c.
+Sign bits have BYTES bytes per row and layer: bit k of byte c is column k BYTES + c. The rest of y follows those of a
+row: byte c of 8 BYTES is column c.
 Names: p_ pointers, o_ offsets, m_ masks; w and b are the packed parameters, [layers, {w, b}, D] for each group.
 """
 
 import triton
 import triton.language as tl
+
+from hanops.backends.triton.rounding_kernels import cast, planes, rest_of, restored
 
 FOLD = tl.constexpr(16)  # tiles whose sums are added up one after another
 
@@ -69,7 +72,7 @@ def _load_rows(p_rows, o_row, features, m_row, columns, A: tl.constexpr, C: tl.c
     for m in tl.static_range(K):
         column = m * C + columns
         x = tl.load(p_rows + o_row + column, mask=m_row & (column < features), other=0.0)
-        tile = tile + (x.to(A),)
+        tile = tile + (cast(x, A),)
     return tile
 
 
@@ -77,8 +80,39 @@ def _load_rows(p_rows, o_row, features, m_row, columns, A: tl.constexpr, C: tl.c
 def _store_rows(p_rows, o_row, features, m_row, columns, tile, C: tl.constexpr, K: tl.constexpr):
     for m in tl.static_range(K):
         column = m * C + columns
-        y = tile[m].to(p_rows.dtype.element_ty)
+        y = cast(tile[m], p_rows.dtype.element_ty)
         tl.store(p_rows + o_row + column, y, mask=m_row & (column < features))
+
+
+@triton.jit
+def _store_rows_and_rest(
+    p_rows, o_row, p_signs, o_rest, features, m_row, columns, tile,
+    BYTES: tl.constexpr, C: tl.constexpr, K: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """Writes rows and, chunk by chunk, what rounding takes from them: 0 beyond `features`."""
+    for m in tl.static_range(8 * BYTES // C):
+        column = m * C + columns
+        rest = tl.zeros_like(tile[0]).to(tl.uint8)
+        if m < K:
+            y = cast(tile[m], p_rows.dtype.element_ty)
+            tl.store(p_rows + o_row + column, y, mask=m_row & (column < features))
+            rest = rest_of(tile[m], y, REST)
+        tl.store(p_signs + o_rest + column, rest, mask=m_row)
+
+
+@triton.jit
+def _load_restored(
+    p_rows, o_row, p_rest, o_rest, features, m_row, columns, C: tl.constexpr, K: tl.constexpr, REST: tl.constexpr
+):  # fmt: skip
+    """Rows as they were before they were rounded."""
+    tile = ()
+    for m in tl.static_range(K):
+        column = m * C + columns
+        m_y = m_row & (column < features)
+        y = tl.load(p_rows + o_row + column, mask=m_y, other=0.0)
+        rest = tl.load(p_rest + o_rest + column, mask=m_y, other=0)
+        tile = tile + (restored(cast(y, tl.float32), rest, REST),)
+    return tile
 
 
 @triton.jit
@@ -186,9 +220,9 @@ def _fold(
 def forward(
     p_x, p_y, p_signs, p_packed, rows, features, layers, abs_layers, tiles, x_group, x_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
-    SAVE: tl.constexpr, FOURS: tl.constexpr,
+    SAVE: tl.constexpr, REST: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of rows through all layers: x in, y and the sign bits out."""
+    """One tile of rows through all layers: x in, y, the sign bits and the rest of y out."""
     if FOURS:
         features, x_group, x_row = _fours(features), _fours(x_group), _fours(x_row)
     D: tl.constexpr = K * C
@@ -198,9 +232,9 @@ def forward(
     m_row = row < rows - first
     columns = _columns(Q, C)
     p_w = p_packed + group * layers * (2 * D)
-    p_signs += (group * rows + first) * abs_layers * BYTES
+    p_signs += (group * rows + first) * planes(abs_layers, REST) * BYTES
     p_y += (group * rows + first) * features
-    o_signs = row.to(tl.int64) * abs_layers * BYTES
+    o_signs = row.to(tl.int64) * planes(abs_layers, REST) * BYTES
     x = _load_rows(p_x + group * x_group + first * x_row, row.to(tl.int64) * x_row, features, m_row, columns, A, C, K)
     for _ in range(abs_layers):
         z = _reflect(x, p_w, features, columns, D, C, K)
@@ -214,7 +248,10 @@ def forward(
     for _ in range(abs_layers, layers):  # those without an absolute value
         x = _reflect(x, p_w, features, columns, D, C, K)
         p_w += 2 * D
-    _store_rows(p_y, row * features, features, m_row, columns, x, C, K)
+    if REST:
+        _store_rows_and_rest(p_y, row * features, p_signs, o_signs, features, m_row, columns, x, BYTES, C, K, REST)
+    else:
+        _store_rows(p_y, row * features, features, m_row, columns, x, C, K)
 
 
 @triton.jit(
@@ -225,7 +262,8 @@ def backward(
     p_dy, p_y, p_signs, p_packed, p_dx, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, sets, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
-    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, FOURS: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FUSED: tl.constexpr, REST: tl.constexpr,
+    FOURS: tl.constexpr,
 ):  # fmt: skip
     """Tiles of rows back through all layers, every `parts`-th of a group's, each layer undone from its sign bits.
 
@@ -248,7 +286,12 @@ def backward(
         g = _load_rows(p_dy, group * g_group + row * g_row, features, m_row, columns, A, C, K)
         x = ()
         if DU:
-            x = _load_rows(p_y, group * y_group + row * y_row, features, m_row, columns, A, C, K)
+            o_y = group * y_group + row * y_row
+            if REST:
+                o_rest = ((group * rows + row) * planes(abs_layers, REST) + abs_layers) * BYTES
+                x = _load_restored(p_y, o_y, p_signs, o_rest, features, m_row, columns, C, K, REST)
+            else:
+                x = _load_rows(p_y, o_y, features, m_row, columns, A, C, K)
             live = _live_rows(g, K)
             x = _only(live, x, K)
             if not FUSED:
@@ -257,7 +300,7 @@ def backward(
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D)
             if layer < abs_layers:
-                o_signs = ((group * rows + row) * abs_layers + layer) * BYTES
+                o_signs = ((group * rows + row) * planes(abs_layers, REST) + layer) * BYTES
                 g, x = _apply_signs(p_signs, o_signs, m_row, 0, columns, g, x, BYTES, C, K)
             c = -2.0 * _dot(g, p_w, columns, C, K)
             o_coefficients = ((group * rows + row) * layers + layer) * 2
@@ -300,7 +343,7 @@ def parameter_gradients(
     p_dy, p_y, p_signs, p_packed, p_partials, p_coefficients, p_live,
     rows, features, layers, abs_layers, tiles, parts, sets, slices, g_group, g_row, y_group, y_row,
     A: tl.constexpr, R: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, BYTES: tl.constexpr,
-    D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FOURS: tl.constexpr,
+    D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, REST: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of dw and db for a slice of K C columns: with the coefficients at hand, columns do not meet."""
     if FOURS:
@@ -319,14 +362,19 @@ def parameter_gradients(
         g = _load_rows(p_dy, group * g_group + row * g_row + first, features - first, m_row, columns, A, C, K)
         x = ()
         if DU:
-            x = _load_rows(p_y, group * y_group + row * y_row + first, features - first, m_row, columns, A, C, K)
+            o_y = group * y_group + row * y_row + first
+            if REST:
+                o_rest = ((group * rows + row) * planes(abs_layers, REST) + abs_layers) * BYTES + first
+                x = _load_restored(p_y, o_y, p_signs, o_rest, features - first, m_row, columns, C, K, REST)
+            else:
+                x = _load_rows(p_y, o_y, features - first, m_row, columns, A, C, K)
             x = _only(tl.load(p_live + group * rows + row, mask=m_row, other=0) != 0, x, K)
         for i in range(layers):
             layer = layers - 1 - i
             p_w = p_packed + (group * layers + layer) * (2 * D) + first
             p_part = p_sums + layer * (2 * D)
             if layer < abs_layers:
-                o_signs = ((group * rows + row) * abs_layers + layer) * BYTES
+                o_signs = ((group * rows + row) * planes(abs_layers, REST) + layer) * BYTES
                 g, x = _apply_signs(p_signs, o_signs, m_row, first, columns, g, x, BYTES, C, K)
             p_row = p_coefficients + ((group * rows + row) * layers + layer) * 2
             c = tl.load(p_row + 1, mask=m_row, other=0.0)

@@ -6,6 +6,8 @@ Letters and names are those of han_stack_kernels.
 import triton
 import triton.language as tl
 
+from hanops.backends.triton.rounding_kernels import cast
+
 
 @triton.jit(do_not_specialize=["features", "layers"])
 def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.constexpr, HAS_B: tl.constexpr):
@@ -17,23 +19,23 @@ def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.conste
     p_packed += layer * 2 * D
     largest = tl.zeros((BLOCK,), A)
     for first in range(0, D, BLOCK):
-        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A)
+        u = cast(tl.load(p_u + first + columns, mask=first + columns < features, other=0.0), A)
         largest = tl.maximum(largest, tl.abs(u))
     scale = tl.max(largest, axis=0)
     scale = tl.where(scale > 0, scale, 1.0).to(A)
     squares = tl.zeros((BLOCK,), A)
     for first in range(0, D, BLOCK):
-        u = tl.load(p_u + first + columns, mask=first + columns < features, other=0.0).to(A) / scale
+        u = cast(tl.load(p_u + first + columns, mask=first + columns < features, other=0.0), A) / scale
         squares += u * u
     norm = tl.sqrt(tl.sum(squares, axis=0))
     inverse = 1.0 / tl.where(norm == 0, 1.0, norm).to(A)  # u = 0: w = 0, and H = I
     for first in range(0, D, BLOCK):
         m_u = first + columns < features
-        u = tl.load(p_u + first + columns, mask=m_u, other=0.0).to(A)
+        u = cast(tl.load(p_u + first + columns, mask=m_u, other=0.0), A)
         tl.store(p_packed + first + columns, u / scale * inverse, mask=first + columns < D)
         b = -1.0 * tl.zeros((BLOCK,), A)  # x + -0.0 is x, even for x = -0.0
         if HAS_B:
-            b = tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0).to(A)
+            b = cast(tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0), A)
         tl.store(p_packed + D + first + columns, b, mask=first + columns < D)
     tl.store(p_norms + 2 * layer, scale)
     tl.store(p_norms + 2 * layer + 1, norm)
@@ -77,9 +79,9 @@ def finish(p_sums, p_packed, p_norms, p_du, p_db, features, D: tl.constexpr, DU:
             m_u = first + columns < features
             dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
             across = (dw - total * tl.load(p_packed + first + columns, mask=m_u, other=0.0)) * inverse / scale
-            tl.store(p_du + layer * features + first + columns, across.to(p_du.dtype.element_ty), mask=m_u)
+            tl.store(p_du + layer * features + first + columns, cast(across, p_du.dtype.element_ty), mask=m_u)
     if DB:
         for first in range(0, D, BLOCK):
             m_u = first + columns < features
             db = tl.load(p_sums + D + first + columns, mask=m_u, other=0.0)
-            tl.store(p_db + layer * features + first + columns, db.to(p_db.dtype.element_ty), mask=m_u)
+            tl.store(p_db + layer * features + first + columns, cast(db, p_db.dtype.element_ty), mask=m_u)

@@ -7,13 +7,14 @@ import triton
 import triton.language as tl
 
 from hanops.backends.triton.han_stack_kernels import _flip, _fours, _sign_bit
+from hanops.backends.triton.rounding_kernels import cast, planes, rest_of, restored
 
 
 @triton.jit(do_not_specialize=["rows", "features", "layers", "abs_layers", "all_rows", "programs", "x_group", "x_row"])
 def forward_streaming(
     p_x, p_y, p_signs, p_packed, p_scratch,
     rows, features, layers, abs_layers, all_rows, programs, x_group, x_row,
-    A: tl.constexpr, C: tl.constexpr, BYTES: tl.constexpr, SAVE: tl.constexpr, FOURS: tl.constexpr,
+    A: tl.constexpr, C: tl.constexpr, BYTES: tl.constexpr, SAVE: tl.constexpr, REST: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Rows too long for registers: one pass per layer updates a row and takes the next layer's dot product."""
     if FOURS:
@@ -29,7 +30,7 @@ def forward_streaming(
         total = tl.zeros((C,), A)
         for first in range(0, D, C):
             column = first + columns
-            x = tl.load(p_x + group * x_group + own * x_row + column, mask=column < features, other=0.0).to(A)
+            x = cast(tl.load(p_x + group * x_group + own * x_row + column, mask=column < features, other=0.0), A)
             tl.store(p_scratch + column, x)
             total += x * tl.load(p_w + column)
         for layer in range(layers):
@@ -48,14 +49,18 @@ def forward_streaming(
                     tl.store(p_scratch + column, x)
                     total += x * tl.load(p_next + column)
                 if SAVE:
-                    o_byte = (row * abs_layers + layer) * BYTES + first + columns
+                    o_byte = (row * planes(abs_layers, REST) + layer) * BYTES + first + columns
                     tl.store(p_signs + o_byte, byte.to(tl.uint8), mask=(columns >= 0) & (layer < abs_layers))
             p_w = p_next
         tl.debug_barrier()
         for first in range(0, D, C):
             column = first + columns
-            y = tl.load(p_scratch + column).to(p_y.dtype.element_ty)
+            x = tl.load(p_scratch + column)
+            y = cast(x, p_y.dtype.element_ty)
             tl.store(p_y + row * features + column, y, mask=column < features)
+            if REST:
+                o_rest = (row * planes(abs_layers, REST) + abs_layers) * BYTES
+                tl.store(p_signs + o_rest + column, rest_of(x, y, REST))
 
 
 @triton.jit
@@ -77,7 +82,7 @@ def backward_streaming(
     p_dy, p_y, p_signs, p_packed, p_dx, p_scratch, p_coefficients, p_live,
     rows, features, layers, abs_layers, all_rows, programs, g_group, g_row, y_group, y_row,
     A: tl.constexpr, C: tl.constexpr, BYTES: tl.constexpr,
-    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, FOURS: tl.constexpr,
+    DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, REST: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """dx of rows too long for registers, and the coefficients that `parameter_gradients` needs.
 
@@ -98,11 +103,15 @@ def backward_streaming(
         for first in range(0, D, C):
             column = first + columns
             g = tl.load(p_dy + group * g_group + own * g_row + column, mask=column < features, other=0.0)
-            tl.store(p_g + column, g.to(A))
+            tl.store(p_g + column, cast(g, A))
             if DU:
                 found = found | (g != 0)
                 y = tl.load(p_y + group * y_group + own * y_row + column, mask=column < features, other=0.0)
-                tl.store(p_p + column, y.to(A))
+                y = cast(y, A)
+                if REST:
+                    o_rest = (row * planes(abs_layers, REST) + abs_layers) * BYTES
+                    y = restored(y, tl.load(p_signs + o_rest + column, mask=column < features, other=0), REST)
+                tl.store(p_p + column, y)
         if DU:
             _silence(p_live + row, p_p, found, columns, A, C, D)
         a = tl.full((), 0.0, A)  # of the layer above; there is none above the last
@@ -115,7 +124,7 @@ def backward_streaming(
             total_g = tl.zeros((C,), A)
             total_p = tl.zeros((C,), A)
             for first in range(0, BYTES, C):
-                o_byte = (row * abs_layers + layer) * BYTES + first + columns
+                o_byte = (row * planes(abs_layers, REST) + layer) * BYTES + first + columns
                 byte = tl.load(p_signs + o_byte, mask=(columns >= 0) & (layer < abs_layers), other=0)
                 for k in tl.static_range(8):
                     column = k * BYTES + first + columns
@@ -138,4 +147,4 @@ def backward_streaming(
             for first in range(0, D, C):
                 column = first + columns
                 dx = tl.load(p_g + column) + c * tl.load(p_above + column)
-                tl.store(p_dx + row * features + column, dx.to(p_dx.dtype.element_ty), mask=column < features)
+                tl.store(p_dx + row * features + column, cast(dx, p_dx.dtype.element_ty), mask=column < features)

@@ -61,8 +61,9 @@ def han_stack(
     """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
 
     The forward keeps its output and one bit per element and layer for the backward, which rebuilds every activation
-    from them; where the output is rounded to 16 bits, also a byte per element of what that took from it. The derivative of the absolute value is -1 where the sign bit is set and +1 elsewhere, never 0, so that
-    every layer's Jacobian is orthogonal. A layer with u = 0 reflects nothing, and its u gets a zero gradient.
+    from them. Where the output is rounded to 16 bits, it also keeps a byte per element of what that took. The
+    derivative of the absolute value is -1 where the sign bit is set and +1 elsewhere, never 0, so that every layer's
+    Jacobian is orthogonal. A layer with u = 0 reflects nothing, and its u gets a zero gradient.
 
     Args:
         x: (..., features), or (groups, ..., features) for grouped stacks; float64, float32, bfloat16 or float16,

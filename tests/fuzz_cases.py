@@ -49,7 +49,8 @@ class FuzzCase:
     final_abs: bool = True
     abs: bool = True
     suffix: str = ""
-    save: bool = True
+    save: int = 1
+    exact: bool = True
     y: Given | str | None = "saved"
     signs: Given | str | None = "saved"
     needs: tuple[bool, ...] = (True, True, True)
@@ -191,7 +192,8 @@ def cases(draw: st.DrawFn, backend: str, suffixes: tuple[str, ...], small: bool)
         u,
         b,
         final_abs=draw(st.booleans()),
-        save=draw(st.booleans()),
+        save=draw(st.sampled_from((0, 1, 2, 2))),
+        exact=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
     )
     if case.call == "layer":
@@ -224,7 +226,7 @@ def _hostile_saved(draw: st.DrawFn, case: FuzzCase) -> FuzzCase:
     name = draw(st.sampled_from(("y", "signs", "signs")))
     given = replace(case.x, values="normal")
     if name == "signs":
-        layers, features = case.u.shape[-2], case.u.shape[-1]
+        layers, features = case.u.shape[-2] + draw(st.sampled_from((0, 0, 8))), case.u.shape[-1]
         shape = (*case.x.shape[:-1], layers, draw(st.sampled_from((-(-features // 8), 4, 8, 1, 0))))
         given = _placed(draw, Given(shape, "uint8", case.x.device))
     how = draw(st.sampled_from(("as it is", "changed", "changed", "none")))
@@ -240,6 +242,7 @@ def _module(draw: st.DrawFn, case: FuzzCase, hostile: bool) -> FuzzCase:
     options: dict[str, Any] = {"features": features, "depth": depth, "groups": groups[0] if groups else None}
     options |= {"bias": case.b is not None, "final_abs": case.final_abs, "dtype": case.u.dtype, "dim": -1}
     options |= {} if case.abs else {"activation": None}
+    options |= {} if case.exact else {"exact": False}
     axis = draw(st.integers(len(groups), rank - 1)) - rank
     if draw(st.booleans()):
         *lead, size = case.x.shape

@@ -61,6 +61,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "layers": (1, 2, 3, 9),
     "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
     "float32 parameters": (False, True),
+    "save": (1, 2),
     "needs": tuple(list(needs) for needs in product((True, False), repeat=3) if any(needs)),
     "bias": (True, False),
     "absolutes": tuple(ABSOLUTES),
@@ -124,7 +125,7 @@ def run(case: Case) -> None:
     u = torch.randn(*lead, layers, features).to(parameters)
     b = torch.randn(*lead, layers, features).to(parameters) if case["bias"] else None
     (final_abs, abs), needs = ABSOLUTES[case["absolutes"]], case["needs"]
-    y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True, abs)
+    y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, case["save"], abs)
     without_bits, _ = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, False, abs)
     grads = torch.ops.hanops.han_stack_backward(dy, y if needs[1] else None, signs, u, b, final_abs, needs, abs)
     assert torch.equal(y, without_bits), case
@@ -139,7 +140,7 @@ def separately(needs: list[bool]) -> Any:
     class Stack(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, abs: bool = True) -> Tensor:
-            y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, True, abs)
+            y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, 2, abs)
             ctx.save_for_backward(y, signs, u, b)
             ctx.flags = final_abs, abs, len(ctx.needs_input_grad) - 3
             return y

@@ -44,7 +44,7 @@ def test_opcheck_stack(backend, device, grad, groups, final_abs):
 
 
 @needs_expecttest
-@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("save", [2, True, False])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_opcheck_forward(dtype, save, suffix, device):
     inputs, _ = sample(dtype, device=device)
@@ -57,10 +57,11 @@ def test_opcheck_forward(dtype, save, suffix, device):
 @needs_expecttest
 @pytest.mark.parametrize("needs", [[True, True, True], [True, False, False], [False, True, False]])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_opcheck_backward(needs, suffix, device):
-    inputs, p = sample(device=device)
+@pytest.mark.parametrize("half", [False, True])
+def test_opcheck_backward(needs, suffix, half, device):
+    inputs, p = sample(*([torch.bfloat16] if half else []), device=device)
     x, u, b = (t.detach() for t in inputs)
-    y, signs = ops_under_test.han_stack_forward(x, u, b, True, True)
+    y, signs = ops_under_test.han_stack_forward(x, u, b, True, 2 if half else 1)
     op = op_of("backward", suffix, device)
     opcheck(op, (p.dy, y if needs[1] else None, signs, u, b, True, needs))
     if suffix in ("", "_differentiable"):

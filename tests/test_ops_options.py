@@ -34,7 +34,6 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"dim": -4}, WRONG, "dim must be an axis of x, from -3 to 2, got -4"),
 ]
 REFUSED_SAVE: list[tuple[int, type[Exception], str]] = [
-    (2, NONE_YET, r"save must be 0 \(nothing\) or 1 \(signs\), got 2: that is not built yet"),
     (3, WRONG, r"save must be 0 \(nothing\), 1 \(signs\) or 2 \(signs and the rest of y\), got 3"),
     (-1, WRONG, r"save must be 0 \(nothing\), 1 \(signs\) or 2 \(signs and the rest of y\), got -1"),
 ]
@@ -156,7 +155,7 @@ def test_forward_and_backward_refuse(suffix, device, refused):
     x, u, b = inputs(device)
     options = {"final_abs": True, **options}
     forward, backward = op_of("forward", suffix, device), op_of("backward", suffix, device)
-    for save in (0, 1):
+    for save in (0, 1, 2):
         with pytest.raises(error, match=f"^han_stack: {message}"):
             forward(x, u, b, save=save, **options)
     with pytest.raises(error, match=f"^han_stack: {message.replace('of x', 'of dy')}"):

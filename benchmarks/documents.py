@@ -17,7 +17,6 @@ from .runs import Result, machine, software
 from .sections import Drawer
 from .table import Table, escaped
 
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 BRIEF_RIVALS = (OTHERS[1], LINEAR, DEEP)  # on a GPU; the page has up to sixteen
 ALL = slice(None)
 # Of a CPU, and of a GPU: which cases of which group, in which directions.
@@ -79,13 +78,14 @@ def long_part(cpu: Drawer, gpus: Iterable[Drawer], overview: Plot | None, folder
     return "\n\n".join(part if "|" in part else textwrap.fill(part, 120) for part in parts if part)
 
 
-def write_part(document: Path, part: str) -> None:
-    """Replaces the part of a document between its markers.
+def write_part(document: Path, part: str, name: str = "benchmark") -> None:
+    """Replaces the part of a document between the markers of a name.
 
     Raises:
         ValueError: where it has none.
     """
-    found = re.split(f"{BEGIN}.*{END}", document.read_text(), flags=re.DOTALL)
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    found = re.split(f"{begin}.*{end}", document.read_text(), flags=re.DOTALL)
     if len(found) != 2:
-        raise ValueError(f"{document} must have the lines {BEGIN} and {END} once, got {len(found) - 1} of them")
-    write_text(document, f"{found[0]}{BEGIN}\n{part}\n{END}{found[1]}")
+        raise ValueError(f"{document} must have the lines {begin} and {end} once, got {len(found) - 1} of them")
+    write_text(document, f"{found[0]}{begin}\n{part}\n{end}{found[1]}")

@@ -1,4 +1,4 @@
-"""The rest of y: the byte per element by which the backward in bfloat16 and float16 undoes the rounding of the output."""
+"""The rest of y: the byte per element by which the backward in bfloat16 and float16 undoes the output's rounding."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@
 //   widen<A>(v), narrow<A>(v) lanes as doubles, and back
 //   sign_bits<A>(v)           a word: bit i is the sign bit of lane i
 //   flip<A>(v, bits)          v, the lanes negated whose bit is set
+//   store_rest(exact, rounded, shift, bytes), add_rest(rounded, bytes, shift)   of float32: see rest.h
 // and for rows in the lanes, in float32:
 //   transpose(rows)           lane i of rows[r] becomes lane r of rows[i]: a square of kLanes rows
 //   square_sums(rows)         lane r is the sum of row r of a square in memory

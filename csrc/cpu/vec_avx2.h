@@ -59,6 +59,20 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   }
 }
 
+HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+  const __m256i stored = _mm256_castps_si256(rounded), exponent = _mm256_set1_epi32(0x7f800000);
+  const __m256i difference = _mm256_sub_epi32(_mm256_castps_si256(exact), stored);
+  __m256i rest = _mm256_srai_epi32(_mm256_add_epi32(difference, _mm256_set1_epi32(1 << (shift - 1))), shift);
+  rest = _mm256_andnot_si256(_mm256_cmpeq_epi32(_mm256_and_si256(stored, exponent), exponent), rest);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rest), _mm256_extracti128_si256(rest, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packs_epi16(words, words));
+}
+
+HANOPS_INLINE Vec<float> add_rest(const Vec<float>& rounded, const int8_t* bytes, int shift) {
+  const __m256i rest = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(rounded), _mm256_slli_epi32(rest, shift)));
+}
+
 HANOPS_INLINE void transpose(Registers<float, 8>& rows) {
   Registers<float, 8> t;
   unroll<4>([&](auto i) HANOPS_LAMBDA {

@@ -51,6 +51,19 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   }
 }
 
+HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+  const __m512i difference = _mm512_sub_epi32(_mm512_castps_si512(exact), _mm512_castps_si512(rounded));
+  const __m512i half = _mm512_set1_epi32(1 << (shift - 1));
+  const __m512i rest = _mm512_srai_epi32(_mm512_add_epi32(difference, half), shift);
+  const __mmask16 not_finite = _mm512_fpclass_ps_mask(rounded, 0x99);  // quiet and signalling NaN, both infinities
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_maskz_cvtsepi32_epi8(~not_finite, rest));
+}
+
+HANOPS_INLINE Vec<float> add_rest(const Vec<float>& rounded, const int8_t* bytes, int shift) {
+  const __m512i rest = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(rounded), _mm512_slli_epi32(rest, shift)));
+}
+
 // The halves of a added up, beside those of b.
 HANOPS_INLINE __m512 add_halves(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));

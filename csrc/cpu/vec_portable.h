@@ -56,6 +56,25 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   return load<A>(lanes);
 }
 
+HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t bits[kLanes<float>], stored[kLanes<float>];
+  exact.store(bits);
+  rounded.store(stored);
+  for (int i = 0; i < kLanes<float>; ++i) {
+    const int32_t rest = static_cast<int32_t>(bits[i] - stored[i] + (1u << (shift - 1))) >> shift;
+    const int32_t byte = rest < -128 ? -128 : rest > 127 ? 127 : rest;
+    bytes[i] = static_cast<int8_t>((stored[i] & kExponent) == kExponent ? 0 : byte);
+  }
+}
+
+HANOPS_INLINE Vec<float> add_rest(const Vec<float>& rounded, const int8_t* bytes, int shift) {
+  uint32_t bits[kLanes<float>];
+  rounded.store(bits);
+  for (int i = 0; i < kLanes<float>; ++i) bits[i] += static_cast<uint32_t>(int32_t{bytes[i]}) << shift;
+  return Vec<float>::loadu(bits);
+}
+
 HANOPS_INLINE void transpose(Registers<float, kLanes<float>>& rows) {
   constexpr int n = kLanes<float>;
   float in[n][n], out[n][n];

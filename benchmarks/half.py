@@ -96,10 +96,9 @@ CURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def kept_bytes(cure: str, features: int, layers: int) -> float:
-    """Returns the bytes per element that stay for the backward, beside a y that the next module keeps anyway."""
-    bits = signs_shape(torch.empty(1, features), layers)
-    of_signs = bits[-1] * layers / features
-    return {ALONE: of_signs, BYTE: of_signs + 1, WIDE: of_signs + 4, AGAIN: 2, STORED: 2.0 * layers + of_signs}[cure]
+    """Returns the bytes per element that stay for the backward."""
+    bits = signs_shape(torch.empty(1, features), layers)[-1] * layers / features
+    return {ALONE: 2 + bits, BYTE: 3 + bits, WIDE: 4 + bits, AGAIN: 2, STORED: 2 * layers + bits}[cure]
 
 
 def error(cure: str, given: Problem, truth: Tensor) -> float:
@@ -140,7 +139,7 @@ def costs(seconds: float) -> Table:
         dy = torch.randn(TIMED_ROWS, TIMED_FEATURES).bfloat16()
 
         def step(name: str) -> Callable[[], object]:
-            return lambda: torch.autograd.grad(CURES[name](x, u, b), (x, u, b), dy)  # noqa: B023
+            return lambda: torch.autograd.grad(CURES[name](x, u, b), (x, u, b), dy)
 
         names = [name for name in CURES if name != STORED]
         times = interleave({name: step(name) for name in names}, seconds)

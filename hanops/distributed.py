@@ -96,7 +96,7 @@ class _HanStack(torch.autograd.Function):
         dtype = arithmetic_dtype(dy.dtype)
         w = by_layer(u).to(dtype) / largest / size
         g = as_rows(dy, u).to(dtype, copy=True)
-        x = as_rows(y, u).to(dtype, copy=True) if needs_du else None
+        x = as_rows(y, u).to(dtype, copy=True) if y is not None else None
         silent = (g == 0).all(-1, keepdim=True) if needs_du else None  # on this device
         dw, db = torch.zeros_like(w), torch.zeros_like(w)
         for layer in reversed(range(u.shape[-2])):

@@ -54,9 +54,7 @@ def reported(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
                 written(tmp_path / "results", name.replace("_part", ".part"), made)
         (tmp_path / "docs").mkdir(exist_ok=True)
         for document in ("README.md", "docs/performance.md"):
-            (tmp_path / document).write_text(
-                "before\n<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nafter\n"
-            )
+            (tmp_path / document).write_text("before\n<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nafter\n")
         options = ["--results", "results", "--out", "report", "--readme", "README.md", "--docs", "docs/performance.md"]
         monkeypatch.setattr("sys.argv", ["report.py", *options])
         monkeypatch.chdir(tmp_path)

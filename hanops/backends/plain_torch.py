@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from hanops.definition import reference
 from hanops.definition.rest import bytes_of, planes, rest_of, restored
 from hanops.definition.signs import ROUNDED, is_chunked, pack, signs_shape, unpack
+
+Output = TypeVar("Output", Tensor, "Tensor | None")
 
 
 def as_rows(t: Tensor, u: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def kept(rows: Tensor, y: Tensor, bits: Tensor | None, abs_layers: int, save: in
     return torch.cat([signs, planes(rest, is_chunked(y.device))], -2)
 
 
-def split(signs: Tensor, y: Tensor | None, abs_layers: int) -> tuple[Tensor, Tensor | None]:
+def split(signs: Tensor, y: Output, abs_layers: int) -> tuple[Tensor, Output]:
     """Returns the sign bits of what the forward kept, and y: where its rest was kept, in float32 and with it."""
     rest_planes = signs.shape[-2] - abs_layers
     if rest_planes == 0:

@@ -132,6 +132,18 @@ def test_du_where_rows_grow(dtype, backend, device):
     assert 20 * error(2) < error(1)
 
 
+@pytest.mark.parametrize("dtype", STEP)
+def test_any_float32(dtype, backend, device):
+    """A layer that reflects nothing gives its bias, here of random bits: subnormal, not finite, so once rounded."""
+    bits = torch.randint(-(2**31), 2**31, (1, 4096), dtype=torch.int32)
+    exact = torch.cat([bits[:, :3000].view(torch.float32), bits[:, 3000:] / 2.0**40], -1).to(device)
+    exact[0, :4] = torch.tensor([torch.inf, torch.nan, -65520.0, -3.4e38])
+    y, kept = forward(torch.zeros_like(exact, dtype=dtype), torch.zeros_like(exact), exact, True, 2, False)
+    rounded = exact.to(dtype)
+    torch.testing.assert_close(y, rounded, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(bytes_of(kept, 4096), rest_of(exact, rounded))
+
+
 def test_no_layers(backend, device):
     x, u = torch.randn(2, 30, device=device).half(), torch.empty(0, 30, device=device)
     y, kept = forward(x, u, None, True, 2)

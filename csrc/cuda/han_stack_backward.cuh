@@ -37,8 +37,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
                   size_t(threads.index()) * call.block_layers * 2 * columns;
   PartialSums<Tile> sums(call, group, part, column, chunk, block_sums);
   const SignPlace<Tile> place(column, sign_bytes);
-  const unsigned sign_stride = pinned(call.sign_stride);
-  // Memory that is there, though without bits nothing is read: otherwise float64's one-row kernel spills.
+  // Before sm_90, ptxas has no registers for a branch around the reads of sign bits. Where a stack has none, they then
+  // read other memory, the same again and again, and a mask hides it.
+  constexpr bool kBranches = kReadsAhead || std::is_same_v<A, double>;
+  const bool has_bits = kBranches || call.abs_layers > 0;
+  const unsigned sign_stride = kBranches ? pinned(call.sign_stride) : has_bits ? call.sign_stride : 0;
+  const unsigned mask = has_bits ? kHighestBit : 0;
+  const int sign_step = has_bits ? sign_bytes : 0;
+  // Memory that is there, also where nothing is read: otherwise float64's one-row kernel spills.
   const uint8_t* sign_memory = call.abs_layers > 0 ? call.signs : reinterpret_cast<const uint8_t*>(packed.layers);
 
   // All thread groups of a block take part in every round, the last ones perhaps with no rows.
@@ -54,7 +60,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
     unsigned signs[Tile::R] = {};
     if (call.abs_layers == call.layers) {
       read_tile_signs<Tile>(signs, threads, layer_signs, sign_stride);
-      layer_signs -= call.layers > 1 ? sign_bytes : 0;
+      layer_signs -= call.layers > 1 ? sign_step : 0;
     }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
     read_rows<Tile>(g, threads, call, call.dy, group, tile.first, column, chunk);
@@ -85,11 +91,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
         read_parameter<Tile>(w, parameters, stride);
         if (kX) read_parameter<Tile>(b, parameters + columns, stride);
       }
-      undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, b);
+      undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, b, mask);
       Sums<Tile> layer_sums, before;
       if (kSums && Tile::R > 1) sums.template read<kX>(before, layer);
-      if (call.abs_layers > 0) read_tile_signs<Tile>(signs, threads, layer_signs, sign_stride);
-      layer_signs -= layer > 1 ? sign_bytes : 0;
+      if (!kBranches || call.abs_layers > 0) read_tile_signs<Tile>(signs, threads, layer_signs, sign_stride);
+      layer_signs -= layer > 1 ? sign_step : 0;
       if (kAhead) {
         parameters -= layer > 0 ? 2 * columns : 0;
         read_parameter<Tile>(w_next, parameters, stride);

@@ -80,12 +80,12 @@ __device__ __forceinline__ void reflect(A (&x)[Tile::R][Tile::E], A (&w)[Tile::E
 }
 
 // Gradient and output of a layer back to before its absolute value and bias: g = +-g, x = +-x - b; and their dots.
-// shift: of the sign bits, see SignPlace.
+// shift: of the sign bits, see SignPlace. mask: 0 where the words hold no sign bits.
 template <class Tile, bool kX, class A>
 __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? Tile::R : 1][Tile::E],
                                          const unsigned (&signs)[Tile::R], int shift,
                                          A (&dots)[kX ? 2 * Tile::R : Tile::R], const A (&w)[Tile::E],
-                                         const A (&b)[Tile::E]) {
+                                         const A (&b)[Tile::E], unsigned mask = kHighestBit) {
 #pragma unroll
   for (int m = 0; m < Tile::K; ++m) {
 #pragma unroll
@@ -95,10 +95,10 @@ __device__ __forceinline__ void undo_abs(A (&g)[Tile::R][Tile::E], A (&x)[kX ? T
         const int e = m * Tile::V + j;
         const int bit = 8 * j + (m + 1) * (8 / Tile::K) - 1;  // see SignPlace
         const unsigned sign = signs[r] << shift << (31 - bit);
-        g[r][e] = flipped(g[r][e], sign);
+        g[r][e] = flipped(g[r][e], sign, mask);
         dots[r] += g[r][e] * w[e];
         if constexpr (kX) {
-          x[r][e] = flipped(x[r][e], sign) - b[e];
+          x[r][e] = flipped(x[r][e], sign, mask) - b[e];
           dots[Tile::R + r] += x[r][e] * w[e];
         }
       }

@@ -204,12 +204,14 @@ __device__ __forceinline__ void with_type(Type type, F f) {
 __device__ __forceinline__ unsigned high_word(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ unsigned high_word(double x) { return static_cast<unsigned>(__double2hiint(x)); }
 
-// Returns x, or -x where the highest bit of `word` is set.
-__device__ __forceinline__ float flipped(float x, unsigned word) {
-  return __uint_as_float(xor_and(__float_as_uint(x), word, 0x80000000u));
+constexpr unsigned kHighestBit = 0x80000000u;
+
+// Returns x, or -x where the highest bit of `word` is set; x where `mask` is 0.
+__device__ __forceinline__ float flipped(float x, unsigned word, unsigned mask) {
+  return __uint_as_float(xor_and(__float_as_uint(x), word, mask));
 }
-__device__ __forceinline__ double flipped(double x, unsigned word) {
-  return __hiloint2double(static_cast<int>(xor_and(high_word(x), word, 0x80000000u)), __double2loint(x));
+__device__ __forceinline__ double flipped(double x, unsigned word, unsigned mask) {
+  return __hiloint2double(static_cast<int>(xor_and(high_word(x), word, mask)), __double2loint(x));
 }
 
 }  // namespace hanops::cuda

@@ -27,6 +27,7 @@ constexpr const char* kUsage = R"(usage: han_stack_profile [options]
   --dtype T      float32, bfloat16, float16 or float64 (bfloat16)
   --direction W  forward, inference (no sign bits), backward or all (all)
   --case D,N,L,T[,W]   one of several cases, instead of the options above; as often as there are cases
+  --rest yes     bfloat16 and float16 keep the rest of y, a byte an element, and du begins with it (no)
   --repeats K    timed rounds of a copy and of each direction, of which the median counts (20)
   --json FILE    every sample, in seconds, rewritten after each case
   --once yes     launch each kernel once and time nothing: for compute-sanitizer and ncu
@@ -40,7 +41,7 @@ struct Case {
 struct Options {
   std::vector<Case> cases;
   int64_t repeats = 20;
-  bool once = false;
+  bool once = false, rest = false;
   std::string json;
 };
 
@@ -111,6 +112,8 @@ Options parse(int count, char** arguments) {
       options.json = value;
     else if (name == "--once")
       options.once = value == "yes";
+    else if (name == "--rest")
+      options.rest = value == "yes";
     else
       throw std::invalid_argument("unknown option " + name);
   }
@@ -255,13 +258,13 @@ struct Tensors {
   Stack stack;
   Buffer x, y, dy, dx, signs, u, b, du, db;
 
-  Tensors(const Case& c, Type type)
-      : stack(sizes(c, type)),
+  Tensors(const Case& c, Type type, bool rest)
+      : stack(sizes(c, type, rest)),
         x(elements() * bytes_of(type)),
         y(elements() * bytes_of(type)),
         dy(elements() * bytes_of(type)),
         dx(elements() * bytes_of(type)),
-        signs(c.groups * c.rows * c.layers * sign_bytes()),
+        signs(c.groups * c.rows * row_bytes()),
         u(parameters() * bytes_of(type)),
         b(parameters() * bytes_of(type)),
         du(parameters() * bytes_of(type)),
@@ -275,19 +278,24 @@ struct Tensors {
     stack.b = b.data;
   }
 
-  static Stack sizes(const Case& c, Type type) {
+  static Stack sizes(const Case& c, Type type, bool rest) {
     Stack stack;
     stack.groups = c.groups;
     stack.rows = c.rows;
     stack.features = static_cast<int>(c.features);
     stack.layers = stack.abs_layers = static_cast<int>(c.layers);
     stack.type = stack.parameter_type = type;
+    stack.rest = rest && bytes_of(type) == 2;
     return stack;
   }
 
   size_t elements() const { return stack.groups * stack.rows * stack.features; }
   size_t parameters() const { return stack.groups * stack.layers * size_t(stack.features); }
-  size_t sign_bytes() const { return hanops::chunked_sign_bytes(stack.features); }
+  // Of the sign bits, and the rest.
+  size_t row_bytes() const {
+    const size_t planes = stack.layers + (stack.rest ? hanops::kRestPlanes : 0);
+    return planes * hanops::chunked_sign_bytes(stack.features);
+  }
 
   Rows rows(const Buffer& buffer) const {
     const int vector = stack.features % 4 == 0 ? 4 : stack.features % 2 == 0 ? 2 : 1;
@@ -296,6 +304,7 @@ struct Tensors {
 
   ForwardCall forward(bool save) const {
     ForwardCall call{stack, save, rows(x), y.data};
+    call.rest = save && stack.rest;
     if (save) call.signs = static_cast<uint8_t*>(signs.data);
     return call;
   }
@@ -364,13 +373,13 @@ std::string json_list(const std::vector<double>& values) {
   return out.str();
 }
 
-std::string json_of(const Case& c, size_t sets, const std::vector<double>& copies, double copy_bytes,
+std::string json_of(const Case& c, bool rest, size_t sets, const std::vector<double>& copies, double copy_bytes,
                     const std::vector<std::unique_ptr<Way>>& ways) {
   std::ostringstream out;
   out.precision(12);
-  out << "{\"features\": " << c.features << ", \"rows\": " << c.rows << ", \"depth\": " << c.layers
-      << ", \"groups\": " << c.groups << ", \"dtype\": \"" << c.dtype << "\", \"sets\": " << sets
-      << ", \"kernels\": [\n"
+  out << "{\"rest\": " << (rest ? "true" : "false") << ", \"features\": " << c.features << ", \"rows\": " << c.rows
+      << ", \"depth\": " << c.layers << ", \"groups\": " << c.groups << ", \"dtype\": \"" << c.dtype
+      << "\", \"sets\": " << sets << ", \"kernels\": [\n"
       << "  {\"kernel\": \"copy\", \"bytes\": " << copy_bytes << ", \"seconds\": " << json_list(copies) << "}";
   for (const auto& way : ways) {
     const Residence taken = way->plan().residence();
@@ -390,10 +399,12 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
               static_cast<long long>(c.features), static_cast<long long>(c.layers), static_cast<long long>(c.groups),
               c.dtype.c_str());
   std::vector<std::unique_ptr<Tensors>> sets;
-  for (size_t i = sets_of(c, type, options.once); i > 0; --i) sets.push_back(std::make_unique<Tensors>(c, type));
+  for (size_t i = sets_of(c, type, options.once); i > 0; --i) {
+    sets.push_back(std::make_unique<Tensors>(c, type, options.rest));
+  }
   const Tensors& first = *sets.front();
   const double tensor = double(first.elements()) * bytes_of(type);
-  const double bits = double(c.groups) * c.rows * c.layers * first.sign_bytes();
+  const double bits = double(c.groups) * c.rows * first.row_bytes();
 
   Way forward("forward", 2 * tensor + bits, 4);
   std::vector<std::unique_ptr<Way>> ways;
@@ -442,7 +453,7 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
   std::printf("%-10s %9.1f us %8.1f GB/s, in the same rounds\n", "copy", median(copies) * 1e6,
               2 * tensor / median(copies) * 1e-9);
   for (const auto& way : ways) report(*way, copies, 2 * tensor, double(first.elements()) * c.layers, gpu);
-  return json_of(c, sets.size(), copies, 2 * tensor, ways);
+  return json_of(c, first.stack.rest, sets.size(), copies, 2 * tensor, ways);
 }
 
 void run(const Options& options) {

@@ -118,20 +118,20 @@ def powers(first: int, last: int, step: int = 2) -> list[int]:
 
 
 def cpu_groups(full: bool) -> list[Group]:
-    """Returns what is measured on a CPU; the quick suite takes fewer points, and in sweeps fewer rivals."""
+    """Returns what is measured on a CPU; the quick suite takes fewer points, and what the compiler makes of fewer."""
     rivals = (OWN, LINEAR, DEEP, EAGER, COMPILED)
     sweep = (*rivals, OTHERS[-1]) if full else (OWN, LINEAR, DEEP)
+    one_layer = (COPY, *rivals, HOUSEHOLDER) if full else (COPY, OWN, LINEAR, EAGER, HOUSEHOLDER)
     ways = ("forward", "both")
-    seconds = 3.0 if full else 1.0
-    widths = (30, *powers(64, 16384)) if full else (30, 64, 256, 512, 1024, 2048, 4096, 8192)
-    batches = powers(1, 65536, 2 if full else 4)
-    depths = powers(1, 512)
+    seconds, long = (3.0, 6.0) if full else (1.0, 1.5)
+    widths = (30, *powers(64, 16384)) if full else (30, *powers(64, 4096, 4))
+    batches, depths = powers(1, 65536, 2 if full else 8), powers(1, 512, 2 if full else 4)
     big = Case(4096, 1024, 16)
     pairs = tuple(f"{name}{suffix}" for name in (OWN, LINEAR) for suffix in ("", COMPILE))
     return [
         Group("stack", (big, Case(1024, 128, 20)), (OWN, LINEAR, EAGER, COMPILED), ("both",), 6.0),
-        Group("small networks", (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20)), rivals, ways, 3.0),
-        Group("one layer", (Case(4096, 256, 1), Case(1024, 1024, 1)), (COPY, *rivals, HOUSEHOLDER), ways, seconds),
+        Group("small networks", (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20)), rivals, ways, long),
+        Group("one layer", (Case(4096, 256, 1), Case(1024, 1024, 1)), one_layer, ways, seconds),
         Group("depth", tuple(Case(1024, 256, depth) for depth in depths), (*sweep, EAGER), seconds=seconds),
         Group("width", tuple(Case(256, width, 8) for width in widths), sweep, seconds=seconds),
         Group("batch", tuple(Case(rows, 256, 16) for rows in batches), sweep, seconds=seconds),
@@ -139,7 +139,7 @@ def cpu_groups(full: bool) -> list[Group]:
         Group("groups", (Case(256, 64, 8, groups=8),), (OWN, EAGER), ways),
         Group("tokens", (Case(32, 196, 2, channels=128),), (OWN, LINEAR, EAGER), ways),
         Group("training step", (Case(1024, 256, 16),), rivals, ("step",), 2.0),
-        Group("torch.compile", (Case(4, 32, 20), Case(1024, 128, 20), big), pairs, ways, 3.0),
+        Group("torch.compile", (Case(4, 32, 20), Case(1024, 128, 20), big), pairs, ways, long),
     ]
 
 

@@ -140,9 +140,9 @@ def samples_of_backward(
 ) -> Iterator[SampleInput]:
     """Yields dy with what a forward keeps; all of it is derived, as the backward's own arguments."""
     for case, needs in cases:
-        x, u, b = case.tensors(device, torch.float64, False)
-        save = 2 if dtype in (torch.bfloat16, torch.float16) else 1
-        y, signs = stack_ops.han_stack_forward(x.to(dtype) if save == 2 else x, u, b, case.final_abs, save, case.abs)
+        half = dtype in (torch.bfloat16, torch.float16)  # with the rest of y, and else with bits of float64
+        x, u, b = case.tensors(device, dtype if half else torch.float64, False)
+        y, signs = stack_ops.han_stack_forward(x, u, b, case.final_abs, 2 if half else 1, case.abs)
         dy, y, u, b = (None if t is None else t.to(dtype) for t in (torch.randn_like(y), y, u, b))
         leaves = [t if t is None else t.requires_grad_(requires_grad) for t in (dy, y if needs[1] else None, u, b)]
         yield SampleInput(

@@ -97,7 +97,7 @@ def test_group(timed, report, ceilings, peaks, selected, device, rehearsal, grou
         info["peak_bytes"] = found.peaks[row]
     if rival in MEMORY and way == "both" and group.name in ("depth", "stack", "small networks"):
         info["saved_bytes"] = saved_bytes(build(rival, case, device), case.input(device=device))
-        info["saved_least"] = case.elements * case.dtype.itemsize + case.bits
+        info["saved_least"] = case.elements * case.dtype.itemsize + case.bits + case.rest
         if device.type == "cpu" and group.name == "depth" and not rehearsal:
             info["peak_bytes"] = peaks(group, rival)[group.cases.index(case)]
     report(

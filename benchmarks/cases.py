@@ -57,15 +57,20 @@ class Case:
         return self.elements // self.features * self.layers * -(-self.features // 8)
 
     @property
+    def rest(self) -> int:
+        """Bytes of the rest of y: one per element, where y is rounded to 16 bits."""
+        return self.elements if self.dtype in (torch.bfloat16, torch.float16) else 0
+
+    @property
     def is_short(self) -> bool:
         """Whether a GPU may wait for the launches of its kernels: then it is also timed as a CUDA graph."""
         return self.element_layers <= 2**26
 
     def bytes_moved(self, direction: str) -> int:
-        """Returns the bytes that cannot be avoided: x and y; y, dy, dx and the bits; both, with the bits twice."""
-        tensor = self.elements * self.dtype.itemsize
-        both = 5 * tensor + 2 * self.bits
-        return {"forward": 2 * tensor, "backward": 3 * tensor + self.bits}.get(direction, both)
+        """Returns the bytes that cannot be avoided: x and y; y, dy, dx and what is kept beside y; both, it twice."""
+        tensor, kept = self.elements * self.dtype.itemsize, self.bits + self.rest
+        both = 5 * tensor + 2 * kept
+        return {"forward": 2 * tensor, "backward": 3 * tensor + kept}.get(direction, both)
 
     def input(self, grad: bool = True, device: torch.device | None = None) -> Tensor:
         groups = () if self.groups is None else (self.groups,)

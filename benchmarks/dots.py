@@ -89,8 +89,9 @@ def plot_copies(result: Result, frame: pd.DataFrame) -> Figure | None:
             interval = [max(0.0, row["copies"] - row["copies_noise"]), row["copies"] + row["copies_noise"]]
             axes.plot(interval, [place, place], color=look.QUIET, linewidth=1)
         for place, (dtype, features, count) in enumerate(places):
-            case = Case(int(count), int(features), 1, DTYPES[dtype])
-            least = case.bytes_moved(way) / case.bytes_moved("forward")
+            own = rows["dtype"].eq(dtype) & rows["features"].eq(features) & rows["way"].str.startswith(way)
+            copy = Case(int(count), int(features), 1, DTYPES[dtype]).bytes_moved("forward")
+            least = rows[own]["bytes_moved"].iloc[0] / copy
             axes.plot([least, least], [place - 0.4, place + 0.4], color="#222222", linewidth=2)
         axes.set_xlim(0, 1.02 * axes.get_xlim()[1])
         axes.set_xlabel("time over that of a copy of x", fontsize=10)

@@ -30,9 +30,9 @@ NO_MEMORY = re.compile("allocate memory|overflow|out of memory|too large|exceeds
 
 def misfits(name: str, x: Tensor | None, u: Tensor | None, b: Tensor | None) -> set[str]:
     """Returns the arguments of a stack that are at fault, x by its name; none where they fit."""
-    if x is None or u is None:
-        return {argument for argument, t in ((name, x), ("u", u)) if t is None}
     given = {name: x, "u": u} | ({} if b is None else {"b": b})
+    if x is None or u is None:
+        return {argument for argument, t in given.items() if t is None or not is_plain(t)}
     if not all(map(is_plain, given.values())):
         return set(given)
     found: set[str] = set()

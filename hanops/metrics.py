@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hanops.definition.reference import arithmetic_dtype, han_stack
-from hanops.definition.signs import ROUNDED, layers_with_abs
+from hanops.definition.signs import DROPPED, layers_with_abs
 from hanops.models.layers import Abs, GroupSort
 from hanops.modules import HanLayer, HanStack
 
@@ -162,7 +162,7 @@ class Growth:
         layer in between. A du that cancels almost to nothing has a larger one.
         """
         own, arithmetic = torch.finfo(dtype).eps, torch.finfo(arithmetic_dtype(dtype)).eps
-        if exact and dtype in ROUNDED:
+        if exact and dtype in DROPPED:
             own /= 256
         between = self.sizes.square()
         between = torch.cat([between[..., 1:-1], torch.zeros_like(between[..., :1])], -1)  # x_{l+1} to x_{L-1}

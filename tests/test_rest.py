@@ -101,15 +101,13 @@ def test_bytes(backend, device, half, features, activation):
     assert ((numbers - y32).abs() / scale).max() <= 2.0 ** -BITS[half] * 2.01 + 32 * torch.finfo(torch.float32).eps
 
 
-@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("features", FEATURES[1:])  # of one feature du is 0, but for rounding
 def test_du(backend, device, half, features):
     """It is nearer the truth by what the byte has of bits, and is what float32 rows of these numbers give."""
     p = problem(half, features, layers=2 if features > 1000 else 12, rows=3 if features > 1000 else 21)
     truth = truth_of(p)
     p = Problem(*(t.to(device) for t in (p.x, p.u, p.b, p.dy)))
     exact, rounded = (error(du_of(p, **options).cpu(), truth) for options in ({}, {"exact": False}))
-    if features == 1:  # du is 0: nothing but rounding is left of it
-        return
     assert exact < rounded / 20, f"{exact:.1e} and without the byte {rounded:.1e}"
 
 

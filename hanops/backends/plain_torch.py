@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hanops.definition import reference
 from hanops.definition.rest import bytes_of, planes, rest_of, restored
-from hanops.definition.signs import ROUNDED, is_chunked, pack, signs_shape, unpack
+from hanops.definition.signs import DROPPED, is_chunked, pack, signs_shape, unpack
 
 Output = TypeVar("Output", Tensor, "Tensor | None")
 
@@ -43,7 +43,7 @@ def kept(rows: Tensor, y: Tensor, bits: Tensor | None, abs_layers: int, save: in
         return y.new_empty([0], dtype=torch.uint8)
     shape = signs_shape(y, abs_layers)
     signs = y.new_empty(shape, dtype=torch.uint8) if bits is None else bits.reshape(shape)
-    if save == 1 or y.dtype not in ROUNDED:
+    if save == 1 or y.dtype not in DROPPED:
         return signs
     rest = rest_of(rows.detach().reshape(y.shape), y.detach())
     return torch.cat([signs, planes(rest, is_chunked(y.device))], -2)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hanops.definition.signs import REST_PLANES, sign_bytes
-
-DROPPED = {torch.bfloat16: 8, torch.float16: 5}  # bits of a float32 below those of the byte
+from hanops.definition.signs import DROPPED, REST_PLANES, sign_bytes
 
 
 def rest_of(exact: Tensor, rounded: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 REST_PLANES = 8  # of the rest of y, of S bytes each
-ROUNDED = (torch.bfloat16, torch.float16)  # what a float32 y is rounded to, so that there is a rest
+# What a float32 y is rounded to, so that there is a rest: bits of the float32 that not even the rest holds.
+DROPPED = {torch.bfloat16: 8, torch.float16: 5}
 
 
 def sign_bytes(features: int, chunked: bool) -> int:
@@ -35,7 +36,7 @@ def layers_with_abs(u: Tensor, final_abs: bool, abs: bool = True) -> int:
 
 def signs_shape(x: Tensor, abs_layers: int, save: int = 1) -> list[int]:
     """Returns the shape of what a stack on rows like x keeps: bits of so many layers; where save is 2, y's rest too."""
-    rest = REST_PLANES if save == 2 and x.dtype in ROUNDED else 0
+    rest = REST_PLANES if save == 2 and x.dtype in DROPPED else 0
     return [*x.shape[:-1], abs_layers + rest, sign_bytes(x.shape[-1], is_chunked(x.device))]
 
 

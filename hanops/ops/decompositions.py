@@ -11,10 +11,9 @@ from torch import Tensor
 from hanops import _torch
 from hanops.backends.plain_torch import as_rows, backward, by_layer, forward, kept
 from hanops.definition import reference
-from hanops.definition.checks import check_stack
-from hanops.definition.signs import is_chunked, layers_with_abs, pack
+from hanops.definition.signs import is_chunked, pack
 from hanops.ops import fakes
-from hanops.ops.registration import backward_op, forward_op
+from hanops.ops.registration import backward_op, forward_op, stack_op
 
 
 def _forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
@@ -62,21 +61,8 @@ def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
     False
     """
     ops = torch.ops.hanops
-
-    def stack(
-        x: Tensor,
-        u: Tensor,
-        b: Tensor | None,
-        final_abs: bool = True,
-        abs: bool = True,
-        dim: int = -1,
-        exact: bool = True,
-    ) -> Tensor:
-        check_stack("x", x, u, b, final_abs, abs, dim)
-        return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
-
     return {
-        ops.han_stack.default: stack,
+        ops.han_stack.default: stack_op(_forward),
         ops.han_stack_forward.default: forward_op(_forward, check=True),
         ops.han_stack_backward.default: backward_op(_backward, check=True),
     }

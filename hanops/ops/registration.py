@@ -15,7 +15,7 @@ from torch import Tensor
 from hanops import backends
 from hanops.backends import plain_torch
 from hanops.backends.native import native
-from hanops.definition.checks import check_backward, check_forward
+from hanops.definition.checks import check_backward, check_forward, check_stack
 from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 
@@ -52,6 +52,24 @@ def backward_triton(
 
 FORWARDS = {"torch": plain_torch.forward, "triton": forward_triton}
 BACKWARDS = {"torch": plain_torch.backward, "triton": backward_triton}
+
+
+def stack_op(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+    """Makes `run`, which takes what that of `forward_op` takes, an implementation of the op `han_stack`."""
+
+    def stack(
+        x: Tensor,
+        u: Tensor,
+        b: Tensor | None,
+        final_abs: bool = True,
+        abs: bool = True,
+        dim: int = -1,
+        exact: bool = True,
+    ) -> Tensor:
+        check_stack("x", x, u, b, final_abs, abs, dim)
+        return run(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
+
+    return stack
 
 
 def forward_op(run: Callable[..., tuple[Tensor, Tensor]], check: bool) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from hanops import _torch, backends
-from hanops.definition.checks import check_stack
-from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 from hanops.ops.registration import (
     BACKWARD,
@@ -22,6 +20,7 @@ from hanops.ops.registration import (
     backward_op,
     forward_op,
     library,
+    stack_op,
 )
 
 
@@ -36,19 +35,6 @@ def _forward(x: Tensor, u: Tensor, b: Tensor | None, *flags: Any) -> tuple[Tenso
 
 def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return BACKWARDS[_selected(dy, u)](dy, y, signs, u, *rest)
-
-
-def _stack(
-    x: Tensor,
-    u: Tensor,
-    b: Tensor | None,
-    final_abs: bool = True,
-    abs: bool = True,
-    dim: int = -1,
-    exact: bool = True,
-) -> Tensor:
-    check_stack("x", x, u, b, final_abs, abs, dim)
-    return _forward(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
 
 
 def _differentiable_stack(
@@ -96,7 +82,7 @@ def define() -> None:
     library.define("han_stack" + STACK)
     library.define("han_stack_forward" + FORWARD)
     library.define("han_stack_backward" + BACKWARD)
-    library.impl("han_stack", _stack, "CompositeExplicitAutograd")
+    library.impl("han_stack", stack_op(_forward), "CompositeExplicitAutograd")
     library.impl("han_stack_forward", forward_op(_forward, check=True), "CompositeExplicitAutograd")
     library.impl("han_stack_backward", backward_op(_backward, check=True), "CompositeExplicitAutograd")
     library.impl("han_stack", _differentiable_stack, "Autograd")

@@ -25,8 +25,7 @@ from hanops.backends.triton.tiles import (
     parameter_tile,
     streaming_tile,
 )
-from hanops.definition.rest import DROPPED
-from hanops.definition.signs import sign_bytes
+from hanops.definition.signs import DROPPED, sign_bytes
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the widest of each tile
 TARGETS = {

@@ -24,8 +24,8 @@ from hanops.backends.triton.tiles import (
     streaming_tile,
 )
 from hanops.definition import reference
-from hanops.definition.rest import DROPPED, bytes_of, planes
-from hanops.definition.signs import REST_PLANES, pack, sign_bytes, unpack
+from hanops.definition.rest import bytes_of, planes
+from hanops.definition.signs import DROPPED, REST_PLANES, pack, sign_bytes, unpack
 
 # Bytes of partial sums of du and db, or as many as the sign bits, whichever is more; where they fold, twice as many.
 _WORKSPACE = 64 << 20

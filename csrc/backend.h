@@ -54,7 +54,7 @@ inline Backend select_backend(at::Device device, at::ScalarType dtype, int64_t f
 }
 
 inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
-  const int64_t features = x.size(-1);
+  const int64_t features = u.size(-1);
   return select_backend(x.device(), x.scalar_type(), features, u.size(-2), x.numel() / features);
 }
 

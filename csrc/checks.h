@@ -59,12 +59,14 @@ inline void check_abs(bool final_abs, bool abs) {
                     "got False");
 }
 
-// The axis of the features, of an `x` of so many axes.
-inline void check_dim(const char* name, int64_t axes, int64_t dim) {
+// The axis of the features, of an `x` of so many axes; returns it as it counts from the first.
+inline int64_t check_dim(const char* name, int64_t axes, int64_t dim, bool grouped) {
   TORCH_CHECK_VALUE(-axes <= dim && dim < axes, "han_stack: dim must be an axis of ", name, ", from ", -axes, " to ",
                     axes - 1, ", got ", dim);
-  TORCH_CHECK_NOT_IMPLEMENTED(dim == -1 || dim == axes - 1, "han_stack: dim must be the last axis of ", name,
-                              " (-1 or ", axes - 1, "), got ", dim, ": another is not built yet");
+  const int64_t axis = dim < 0 ? dim + axes : dim;
+  TORCH_CHECK_VALUE(!grouped || axis != 0, "han_stack: dim must not be the first axis of ", name,
+                    ", that of the groups, got ", dim);
+  return axis;
 }
 
 // The rows `x` (called `name` in messages), the reflectors u and the biases b of one stack, or of one per group.
@@ -86,9 +88,10 @@ inline void check_stack(const char* name, const at::Tensor& x, const at::Tensor&
   const int64_t least = u.dim() - 1;
   TORCH_CHECK_VALUE(x.dim() >= least, "han_stack: ", name, " must have shape ",
                     least == 1 ? "(..., features)" : "(groups, ..., features)", ", got ", x.sym_sizes());
-  check_dim(name, x.dim(), dim);
-  TORCH_CHECK_VALUE(x.sym_size(-1) == u.sym_size(-1), "han_stack: the last axis of ", name, " must have u's ",
-                    u.sym_size(-1), " features, got shape ", x.sym_sizes());
+  const int64_t axis = check_dim(name, x.dim(), dim, u.dim() == 3);
+  TORCH_CHECK_VALUE(x.sym_size(axis) == u.sym_size(-1),
+                    "han_stack: ", axis == x.dim() - 1 ? std::string("the last axis") : c10::str("axis ", axis), " of ",
+                    name, " must have u's ", u.sym_size(-1), " features, got shape ", x.sym_sizes());
   if (u.dim() == 3) {
     TORCH_CHECK_VALUE(x.sym_size(0) == u.sym_size(0), "han_stack: the first axis of ", name, " must have u's ",
                       u.sym_size(0), " groups, got shape ", x.sym_sizes());
@@ -113,6 +116,8 @@ inline int64_t rest_planes(at::ScalarType dtype, int64_t save) {
   return save == 2 && is_rounded(dtype) ? kRestPlanes : 0;
 }
 
+inline bool is_last(const at::Tensor& x, int64_t dim) { return dim == -1 || dim == x.dim() - 1; }
+
 // The shape of the sign bits of rows like x, where a row has `bytes` of them for each of so many layers, or planes.
 template <class Int>
 c10::SmallVector<Int, at::kDimVectorStaticSize> signs_shape(c10::ArrayRef<Int> x, Int layers, Int bytes) {
@@ -122,10 +127,24 @@ c10::SmallVector<Int, at::kDimVectorStaticSize> signs_shape(c10::ArrayRef<Int> x
   return shape;
 }
 
-// The device type sets the layout.
-inline c10::SymInt sign_bytes_of(const at::Tensor& x) {
+// The same where the features are along `axis`, which is not the last: words take its place.
+template <class Int>
+c10::SmallVector<Int, at::kDimVectorStaticSize> sign_words_shape(c10::ArrayRef<Int> x, Int layers, int64_t axis) {
+  c10::SmallVector<Int, at::kDimVectorStaticSize> shape(x.begin(), x.begin() + axis);
+  shape.push_back(layers);
+  shape.push_back(word_count(x[axis]));
+  shape.append(x.begin() + axis + 1, x.end());
+  shape.push_back(Int(4));
+  return shape;
+}
+
+// The device type sets the layout of rows' bits.
+inline c10::SymDimVector signs_shape_of(const at::Tensor& x, const c10::SymInt& layers, int64_t dim) {
+  if (!is_last(x, dim)) return sign_words_shape(x.sym_sizes(), layers, dim < 0 ? dim + x.dim() : dim);
   const c10::SymInt features = x.sym_size(-1);
-  return x.is_cpu() ? sign_bytes(features) : chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
+  const c10::SymInt bytes =
+      x.is_cpu() ? sign_bytes(features) : chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));
+  return signs_shape(x.sym_sizes(), layers, bytes);
 }
 
 // `save`: what forward keeps for the backward.
@@ -153,9 +172,9 @@ inline void check_backward(const at::Tensor& dy, const std::optional<at::Tensor>
                       y->device());
   }
   TORCH_CHECK_TYPE(signs.scalar_type() == at::kByte, "han_stack: signs must be torch.uint8, got ", dtype_name(signs));
-  const c10::SymInt layers = layers_with_abs(u.sym_size(-2), final_abs, abs), bytes = sign_bytes_of(dy);
-  const auto shape = signs_shape(dy.sym_sizes(), layers, bytes);
-  const auto with_rest = signs_shape(dy.sym_sizes(), layers + rest_planes(dy.scalar_type(), 2), bytes);
+  const c10::SymInt layers = layers_with_abs(u.sym_size(-2), final_abs, abs);
+  const auto shape = signs_shape_of(dy, layers, dim);
+  const auto with_rest = signs_shape_of(dy, layers + rest_planes(dy.scalar_type(), 2), dim);
   const c10::SymIntArrayRef wanted(shape), or_wanted(with_rest);
   const bool has_rest = is_rounded(dy.scalar_type());
   TORCH_CHECK_VALUE(signs.sym_sizes() == wanted || signs.sym_sizes() == or_wanted, "han_stack: signs must have shape ",

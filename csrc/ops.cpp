@@ -97,11 +97,15 @@ struct HanStackBackward {
     const auto y = first == saved.begin() ? std::nullopt : OptionalTensor(saved[0]);
     const auto b = saved.end() - first < 3 ? std::nullopt : OptionalTensor(first[2]);
     // Of one layer without bits, it is the same whether all or the last takes no absolute value.
-    const bool has_rest = !ctx->saved_data.empty();
-    const c10::SymInt layers = u.sym_size(-2), abs_layers = signs.sym_size(-2) - (has_rest ? kRestPlanes : 0);
+    const auto& data = ctx->saved_data;
+    const bool has_rest = data.count("has_rest") > 0;
+    const auto axis = data.find("dim");
+    const int64_t dim = axis == data.end() ? -1 : axis->second.toInt();
+    const c10::SymInt layers = u.sym_size(-2);
+    const c10::SymInt abs_layers = signs.sym_size(dim == -1 ? -2 : dim) - (has_rest ? kRestPlanes : 0);
     const bool final_abs = abs_layers == layers, abs = final_abs || abs_layers == layers - 1;
     const Needs needs{ctx->needs_input_grad(0), ctx->needs_input_grad(1), b && ctx->needs_input_grad(2)};
-    auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs || !abs, needs, abs, -1);
+    auto [dx, du, db] = backward_op().call(grads[0], y, signs, u, b, final_abs || !abs, needs, abs, dim);
     return {needs[0] ? dx : Tensor(), needs[1] ? du : Tensor(), needs[2] ? db : Tensor(), {}, {}, {}, {}};
   }
 };
@@ -116,6 +120,7 @@ struct HanStack : Function<HanStack> {
     auto [y, signs] = forward_op().call(x, u, b, final_abs, save, abs, dim);
     ctx->set_materialize_grads(false);
     if (rest_planes(x.scalar_type(), save) > 0) ctx->saved_data["has_rest"] = true;
+    if (!is_last(x, dim)) ctx->saved_data["dim"] = dim < 0 ? dim + x.dim() : dim;
     variable_list saved;
     saved.reserve(4);
     if (u.requires_grad()) saved.push_back(y);  // to rebuild the activations, which only du asks for
@@ -236,6 +241,24 @@ std::tuple<Tensor, Tensor, Tensor> checked_backward(c10::DispatchKeySet keys, co
   return backward_op_of(backend).redispatch(keys & kDevices, dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
+// A stack along another axis than the last, where a backend has no kernel for it: its kernel for rows, on copies
+// (hanops/ops/registration.py). `suffix`: of the backend's op.
+using ForwardByRowsSchema = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool,
+                                                       int64_t, bool, int64_t, std::string_view);
+using BackwardByRowsSchema = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
+                                                                const Tensor&, const OptionalTensor&, bool, Needs, bool,
+                                                                int64_t, std::string_view);
+
+const auto& forward_by_rows_op() {
+  static const auto op = find_op<ForwardByRowsSchema>("hanops::han_stack_forward_by_rows");
+  return op;
+}
+
+const auto& backward_by_rows_op() {
+  static const auto op = find_op<BackwardByRowsSchema>("hanops::han_stack_backward_by_rows");
+  return op;
+}
+
 // Every op but han_stack (hanops/ops/nested.py) for nested tensors, which come here even where nothing else of torch is
 // asked: names the one that is nested.
 void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
@@ -252,6 +275,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   check_forward(x, u, b, final_abs, save, abs, dim);
   const Backend backend = select_backend(x, u);
   if (backend == Backend::kCpu) {
+    if (!is_last(x, dim)) return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "");
     return cpu::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
   }
   return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save, abs, dim);
@@ -263,6 +287,9 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim);
   const Backend backend = select_backend(dy, u);
   if (backend == Backend::kCpu) {
+    if (!is_last(dy, dim)) {
+      return backward_by_rows_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim, "");
+    }
     return cpu::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs);
   }
   return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs, abs, dim);
@@ -270,14 +297,18 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
 
 #ifdef HANOPS_CUDA
 std::tuple<Tensor, Tensor> han_stack_forward_cuda(const Tensor& x, const Tensor& u, const OptionalTensor& b,
-                                                  bool final_abs, int64_t save, bool abs, int64_t /*dim*/) {
+                                                  bool final_abs, int64_t save, bool abs, int64_t dim) {
+  if (!is_last(x, dim)) return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "_cuda");
   return cuda::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
 }
 
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward_cuda(const Tensor& dy, const OptionalTensor& y,
                                                            const Tensor& signs, const Tensor& u,
                                                            const OptionalTensor& b, bool final_abs, Needs needs,
-                                                           bool abs, int64_t /*dim*/) {
+                                                           bool abs, int64_t dim) {
+  if (!is_last(dy, dim)) {
+    return backward_by_rows_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim, "_cuda");
+  }
   return cuda::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs);
 }
 #endif

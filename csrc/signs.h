@@ -3,6 +3,10 @@
 // On the CPU bit j of byte i is column 8 i + j, and a row and layer has S = ceil(d / 8) bytes. Elsewhere ("chunked")
 // bit k of byte c is column k S + c, with S = next_power_of_2(max(d, 32)) / 8. Where the rest of y is kept too, it is
 // in 8 further planes, as many bytes as columns. hanops/definition/signs.py and rest.py say the same.
+//
+// Where the columns are not the last axis of x, there are words of 32 columns, for each position along the axes after
+// it, on every device: bit k of word w is column 32 w + k, and of the rest byte j of word w in plane p is column
+// 32 w + 4 p + j.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +37,13 @@ HANOPS_SIGNS Int chunked_sign_bytes(Int features) {
   Int bytes = 4;
   while (8 * bytes < features) bytes *= 2;
   return bytes;
+}
+
+constexpr int64_t kWordColumns = 32;  // of a sign word, of four bytes
+
+template <class Int>
+HANOPS_SIGNS Int word_count(Int features) {
+  return (features + Int(kWordColumns - 1)) / Int(kWordColumns);
 }
 
 // The planes of what rounding took from y, after those of a row's layers: byte j of them is column j's.

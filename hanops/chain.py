@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hanops.backends import plain_torch
+from hanops.backends import by_rows, plain_torch
 from hanops.definition.checks import check_backward, check_stack
-from hanops.definition.signs import layers_with_abs
+from hanops.definition.signs import is_last, layers_with_abs
 from hanops.functional import _takes_abs, han_stack
 
 
@@ -19,6 +19,7 @@ def han_stack_inverse(
     final_abs: bool = True,
     activation: str | None = None,
     signs: Tensor | None = None,
+    dim: int = -1,
 ) -> Tensor:
     """Returns the x of which `han_stack(x, u, b)` is y.
 
@@ -31,6 +32,7 @@ def han_stack_inverse(
         u, b, final_abs: as given to `han_stack`.
         activation: as given to `han_stack`, but None by default.
         signs: the sign bits of the forward, where the activation is 'abs'.
+        dim: as given to `han_stack`.
 
     Returns:
         x, of the shape and dtype of y. It is as exact as y is: in bfloat16 y has 8 bits, or with its signs 16.
@@ -47,21 +49,25 @@ def han_stack_inverse(
     >>> torch.testing.assert_close(hanops.han_stack_inverse(y, u, b, activation="abs", signs=signs), x)
     """
     abs = _takes_abs("han_stack_inverse", activation)
-    check_stack("y", y, u, b, final_abs, abs)
+    check_stack("y", y, u, b, final_abs, abs, dim)
     if abs:
         if signs is None:
             raise ValueError(
                 "han_stack_inverse: signs must be given where the activation is 'abs', got None:"
                 " han_stack(..., return_signs=True) gives them"
             )
-        check_backward(y, y, signs, u, b, final_abs, [False] * 3)
-        return plain_torch.inverse(y, signs, u, b, layers_with_abs(u, final_abs))
+        check_backward(y, y, signs, u, b, final_abs, [False] * 3, dim=dim)
+        abs_layers = layers_with_abs(u, final_abs)
+        if is_last(dim, y.dim()):
+            return plain_torch.inverse(y, signs, u, b, abs_layers)
+        of_rows = by_rows.signs_of(y, signs, abs_layers, dim)
+        return plain_torch.inverse(y.movedim(dim, -1), of_rows, u, b, abs_layers).movedim(-1, dim).contiguous()
     if signs is not None:
         raise ValueError("han_stack_inverse: signs must be None where the activation is None")
     if b is not None:  # each reflected along its own u: x = (y - b) H = y H - b H
         apart = han_stack(b.flatten(0, -2).unsqueeze(1), u.flatten(0, -2).unsqueeze(1), activation=None)
         b = -apart.view(b.shape).flip(-2)
-    return han_stack(y, u.flip(-2), b, activation=None)
+    return han_stack(y, u.flip(-2), b, activation=None, dim=dim)
 
 
 def orthogonal(u: Tensor, columns: int | None = None) -> Tensor:

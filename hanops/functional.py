@@ -31,6 +31,7 @@ def han_stack(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
     return_signs: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -44,6 +45,7 @@ def han_stack(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
     return_signs: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -56,6 +58,7 @@ def han_stack(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
     return_signs: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Applies a stack of Han layers, x <- |x - 2 (u . x) / |u|^2 u + b|, in one kernel.
@@ -76,9 +79,11 @@ def han_stack(
             reflects back from the output, and keeps no bits.
         exact: False leaves out that byte: du is then off by as much as the rounded output is, times the growth of the
             rows (`metrics.growth`). Only for bfloat16 and float16, and where u gets a gradient.
+        dim: the axis of x that has the features, the last one by default; not that of the groups.
         return_signs: True also returns the sign bits, uint8 (..., layers with abs, bytes), for `han_stack_inverse`;
-            where `exact` applies, 8 layers more hold the bytes. Which bit is which column's is the device's own:
-            csrc/signs.h.
+            where `exact` applies, 8 layers more hold the bytes. With another `dim` than the last they are words of 32
+            columns, x.shape with (layers, words) at `dim` and 4 bytes at the end. Which bit is which column's is the
+            device's own: csrc/signs.h.
 
     Returns:
         The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
@@ -99,13 +104,14 @@ def han_stack(
     if has_torch_function_variadic(x, u, b):
         options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
         options |= {} if exact else {"exact": False}
+        options |= {} if dim == -1 else {"dim": dim}
         options |= {"return_signs": True} if return_signs else {}
         return handle_torch_function(han_stack, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
     abs = activation == "abs" or _takes_abs("han_stack", activation)
     try:
         if return_signs:
-            return _forward_op(x, u, b, final_abs, 2 if exact else 1, abs)
-        return _op(x, u, b, final_abs, abs) if exact else _op(x, u, b, final_abs, abs, exact=False)
+            return _forward_op(x, u, b, final_abs, 2 if exact else 1, abs, dim)
+        return _op(x, u, b, final_abs, abs) if exact and dim == -1 else _op(x, u, b, final_abs, abs, dim, exact=exact)
     except RuntimeError as error:  # of an argument that is no tensor, or no bool
         found = _OF_ANOTHER_TYPE.search(str(error))
         if found is None:
@@ -122,6 +128,7 @@ def han_layer(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
 ) -> Tensor:
     """Applies one Han layer, |x - 2 (u . x) / |u|^2 u + b|.
 
@@ -131,7 +138,7 @@ def han_layer(
         b: bias of the shape and dtype of u, or None.
         final_abs: False leaves out the absolute value: a plain reflection plus bias.
         activation: 'abs', or None, which leaves it out too.
-        exact: as in `han_stack`.
+        exact, dim: as in `han_stack`.
 
     Returns:
         The output, contiguous, of the shape and dtype of x.
@@ -149,8 +156,9 @@ def han_layer(
     if has_torch_function_variadic(x, u, b):
         options: dict[str, Any] = {"final_abs": final_abs, "activation": activation}
         options |= {} if exact else {"exact": False}
+        options |= {} if dim == -1 else {"dim": dim}
         return handle_torch_function(han_layer, (x, u, b), x, u, b, **options)  # type: ignore[arg-type]
-    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs, activation=activation, exact=exact)
+    return han_stack(x, *_layer_as_stack(u, b), final_abs=final_abs, activation=activation, exact=exact, dim=dim)
 
 
 def _layer_as_stack(u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -177,10 +185,11 @@ def _scripted_stack(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
 ) -> Tensor:
     if activation is not None and activation != "abs":
         raise ValueError(f"han_stack: activation must be 'abs' or None, got {activation}")
-    return torch.ops.hanops.han_stack(x, u, b, final_abs, activation is not None, -1, exact)
+    return torch.ops.hanops.han_stack(x, u, b, final_abs, activation is not None, dim, exact)
 
 
 def _scripted_layer(
@@ -190,12 +199,14 @@ def _scripted_layer(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
 ) -> Tensor:
     if u.dim() != 1:
         raise ValueError(f"han_layer: u must have shape (features,), got {u.shape}")
     if b is not None and b.dim() != 1:
         raise ValueError(f"han_layer: b must have shape (features,), got {b.shape}")
-    return _scripted_stack(x, u.unsqueeze(0), None if b is None else b.unsqueeze(0), final_abs, activation, exact)
+    bias = None if b is None else b.unsqueeze(0)
+    return _scripted_stack(x, u.unsqueeze(0), bias, final_abs, activation, exact, dim)
 
 
 # What TorchScript compiles in their place: its language has no `try`, and no defaults of keyword-only arguments.

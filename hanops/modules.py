@@ -143,16 +143,12 @@ class HanStack(SelfDrawn):
         Args:
             x: `features` long along `dim`; with groups, (groups, ..., features).
         """
+        final_abs, activation, exact = self.final_abs, self.activation, self.exact
         if self.dim == -1:
-            return self._reflect(x)
+            return han_stack(x, self.u, self.b, final_abs=final_abs, activation=activation, exact=exact)
         name = "HanStack" if torch.jit.is_scripting() else type(self).__name__  # type: ignore[attr-defined]
         x = _with_axis(name, x, self.dim, self.groups is not None)
-        return self._reflect(x.movedim(self.dim, -1)).movedim(-1, self.dim)
-
-    def _reflect(self, x: Tensor) -> Tensor:
-        """Returns the output of x, whose last axis is the one that is reflected."""
-        final_abs, activation, exact = self.final_abs, self.activation, self.exact
-        return han_stack(x, self.u, self.b, final_abs=final_abs, activation=activation, exact=exact)
+        return _stack_along(x, self.u, self.b, self.dim, final_abs, activation, exact)
 
     @torch.jit.unused
     def inverse(self, y: Tensor, signs: Tensor | None = None) -> Tensor:
@@ -161,14 +157,14 @@ class HanStack(SelfDrawn):
         Args:
             y: `features` long along `dim`; with groups, (groups, ..., features).
             signs: where the stack has absolute values, their sign bits: the second result of
-                `han_stack(x.movedim(dim, -1), stack.u, stack.b, final_abs=stack.final_abs, return_signs=True)`.
+                `han_stack(x, stack.u, stack.b, final_abs=stack.final_abs, dim=stack.dim, return_signs=True)`.
 
         Raises:
             TypeError, ValueError: as `han_stack_inverse` does.
         """
         y = _with_axis(type(self).__name__, y, self.dim, self.groups is not None)
         options: dict[str, Any] = {"final_abs": self.final_abs, "activation": self.activation, "signs": signs}
-        return han_stack_inverse(y.movedim(self.dim, -1), self.u, self.b, **options).movedim(-1, self.dim)
+        return han_stack_inverse(y, self.u, self.b, dim=self.dim, **options)
 
     def extra_repr(self) -> str:
         """Returns the arguments that differ from their defaults, after features and depth."""
@@ -228,6 +224,17 @@ def _with_axis(module: str, x: Tensor, dim: int, grouped: bool) -> Tensor:
     if grouped and dim % x.dim() == 0:
         raise ValueError(f"{module}: dim {dim} is the axis of the groups in shape {list(x.shape)}")
     return x
+
+
+@torch.fx.wrap  # which axis is innermost in memory is known where the graph runs
+def _stack_along(
+    x: Tensor, u: Tensor, b: Tensor | None, dim: int, final_abs: bool, activation: str | None, exact: bool
+) -> Tensor:
+    """Returns the output of a stack along axis `dim`, ordered in memory as x is: channels_last stays so."""
+    if x.stride(dim) == 1 and x.size(dim) > 1 and not x.is_contiguous():
+        rows = x.movedim(dim, -1)
+        return han_stack(rows, u, b, final_abs=final_abs, activation=activation, exact=exact).movedim(-1, dim)
+    return han_stack(x, u, b, final_abs=final_abs, activation=activation, exact=exact, dim=dim)
 
 
 def _check_count(module: str, name: str, value: int, least: int) -> None:

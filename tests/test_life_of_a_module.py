@@ -260,7 +260,7 @@ def test_inference(backend, device):
 
 
 @row("Life of a module", "profilers, anomaly mode and printed tensors name its backward `HanStackBackward`")
-@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled", "ignore:.*Profiler clears events")
 def test_name_of_the_backward(backend, device):
     model = hanops.HanStack(8, 3, device=device)
     y = model(torch.randn(5, 8, device=device))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hanops.definition import reference
+from hanops.definition.signs import signs_shape
 
 from .accuracy import eager_runs, leave_kinks, problem, relative, stack
 
@@ -37,7 +38,7 @@ def test_small_terms_after_a_large_one(backend, device, features, every, rows, r
     dy[::every, 1] = 1
     dy[0, 1] = 2**24
     y = torch.full_like(dy, 0.5)
-    signs = torch.empty(rows, 0, -(-features // 8), dtype=torch.uint8, device=device)
+    signs = torch.empty(signs_shape(dy, 0), dtype=torch.uint8, device=device)
     u = torch.zeros(1, features, device=device)
     u[0, 0] = 1  # du = 2 y_0 dy in column 1
     _, *sums = torch.ops.hanops.han_stack_backward(dy, y, signs, u, None, False, [False, True, True])

@@ -19,7 +19,7 @@ from .accuracy import problem
 from .test_ops import SUFFIXES, op_of
 
 ops = torch.ops.hanops
-NONE_YET, WRONG = NotImplementedError, ValueError
+WRONG = ValueError
 # of rows (2, 3, 4): the options, and what is said of them
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
@@ -27,9 +27,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         WRONG,
         "final_abs must not be given where abs is False and no layer takes the absolute value, got False",
     ),
-    ({"dim": 0}, NONE_YET, r"dim must be the last axis of x \(-1 or 2\), got 0: another is not built yet"),
-    ({"dim": 1}, NONE_YET, r"dim must be the last axis of x \(-1 or 2\), got 1: another is not built yet"),
-    ({"dim": -2}, NONE_YET, r"dim must be the last axis of x \(-1 or 2\), got -2: another is not built yet"),
+    ({"dim": 0}, WRONG, r"axis 0 of x must have u's 4 features, got shape \[2, 3, 4\]"),
+    ({"dim": -2}, WRONG, r"axis 1 of x must have u's 4 features, got shape \[2, 3, 4\]"),
     ({"dim": 3}, WRONG, "dim must be an axis of x, from -3 to 2, got 3"),
     ({"dim": -4}, WRONG, "dim must be an axis of x, from -3 to 2, got -4"),
 ]

@@ -37,12 +37,12 @@ def test_strided_parameters(suffix, device, kind, rows, layers):
 
 
 @pytest.mark.usefixtures("undisturbed_compiler")
-def test_compiled_empty_batch_with_strided_parameters(backend):
-    u = torch.randn(6, 3).t().requires_grad_()
+def test_compiled_empty_batch_with_strided_parameters(backend, device):
+    u = torch.randn(6, 3, device=device).t().requires_grad_()
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def loss(x):
         return hanops.han_stack(x, u).sum()
 
-    loss(torch.randn(0, 6)).backward()
-    assert torch.equal(u.grad, torch.zeros(3, 6))
+    loss(torch.randn(0, 6, device=device)).backward()
+    assert torch.equal(u.grad, torch.zeros(3, 6, device=device))

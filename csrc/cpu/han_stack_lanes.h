@@ -13,8 +13,7 @@ namespace CPU_CAPABILITY {
 constexpr int kGroupRows = kLanes<float>;
 
 // Sign bits travel in words of 32 columns, one or two a layer.
-constexpr int64_t kWordColumns = 32, kMostLaneFeatures = 64;
-inline int64_t sign_word_count(int64_t features) { return (features + kWordColumns - 1) / kWordColumns; }
+constexpr int64_t kMostLaneFeatures = 64;
 
 // w of a column in the packed parameters, and dw in a partial sum; b and db stand kLanes further.
 HANOPS_INLINE int64_t parameter_index(int64_t column) {
@@ -101,7 +100,7 @@ class LaneSigns {
   LaneSigns(const Stack& stack, const Planes<Byte>& signs, int64_t row, float* memory)
       : rows_(stack, signs, row, 0),
         bytes_(sign_bytes(stack.features)),
-        words_(sign_word_count(stack.features)),
+        words_(word_count(stack.features)),
         layers_(stack.abs_layers),
         memory_(memory) {}
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from hanops import _torch
 from hanops.backends.native import native
 from hanops.definition.checks import DTYPES, check_stack
+from hanops.definition.signs import is_last
 
 IMPLEMENTATIONS = ("cuda", "triton", "cpu", "torch")
 BACKENDS = ("auto", *IMPLEMENTATIONS)
@@ -52,6 +53,10 @@ RULES = (
     Rule("cuda", "the fastest on an H100, but for single layers in CUDA graphs"),
     Rule("triton", "the fastest on a GPU where there are no CUDA kernels"),
 )
+
+# Features up to which a backend has kernels for another axis than the last, in 32 bits and less.
+AXIS_FEATURES = {"cpu": 0, "cuda": 0}
+_BY_ROWS = "; along this axis its kernels run on a copy of x whose last axis has the features"
 
 _has_triton = importlib.util.find_spec("triton") is not None
 
@@ -239,6 +244,11 @@ def select(device: torch.device, dtype: torch.dtype, features: int, layers: int,
     return _chosen.rule(device, dtype, features, layers, rows).backend
 
 
+def takes_axis(name: str, dtype: torch.dtype, features: int) -> bool:
+    """Tells whether backend `name` has kernels for another axis than the last. Else it runs on copies."""
+    return dtype != torch.float64 and features <= AXIS_FEATURES.get(name, 0)
+
+
 def _unfit(name: str, device: torch.device) -> str | None:
     """Returns why 'auto' passes over backend `name`, or None where another one is preferred."""
     if device.type == "cpu" and name == "triton" and _has_triton:
@@ -248,13 +258,14 @@ def _unfit(name: str, device: torch.device) -> str | None:
     return obstacle(name, device)
 
 
-def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
-    """Tells which backend `han_stack(x, u, b)` would run on, and why the others would not.
+def explain(x: Tensor, u: Tensor, b: Tensor | None = None, *, dim: int = -1) -> Explanation:
+    """Tells which backend `han_stack(x, u, b, dim=dim)` would run on, and why the others would not.
 
     Args:
         x: rows, (..., features) or (groups, ..., features).
         u: reflectors, (layers, features) or (groups, layers, features).
         b: biases of the shape of u, or None.
+        dim: the axis of x that has the features.
 
     Raises:
         TypeError, ValueError: as `han_stack` would.
@@ -264,17 +275,19 @@ def explain(x: Tensor, u: Tensor, b: Tensor | None = None) -> Explanation:
     >>> hanops.explain(torch.randn(3, 8), torch.randn(2, 8)).backend in ("cpu", "torch")
     True
     """
-    check_stack("x", x, u, b)
+    check_stack("x", x, u, b, dim=dim)
     chosen = _chosen  # another thread may change it
     rule = chosen.rule(x.device, x.dtype, u.shape[-1], u.shape[-2], x.numel() // u.shape[-1])
     backend = rule.backend
     others = [name for name in IMPLEMENTATIONS if name != backend]
+    besides = "" if is_last(dim, x.dim()) or takes_axis(backend, x.dtype, u.shape[-1]) else _BY_ROWS
     if chosen.name != "auto":
-        return Explanation(backend, "it was asked for", {name: f"{backend!r} was asked for" for name in others})
+        why_not = {name: f"{backend!r} was asked for" for name in others}
+        return Explanation(backend, f"it was asked for{besides}", why_not)
     by = rule.chosen_by
     reason = f"preferred on {x.device}: {by}" if by else f"the fastest that runs on {x.device}"
     return Explanation(
-        backend, reason, {name: _unfit(name, x.device) or f"{backend!r} is preferred" for name in others}
+        backend, reason + besides, {name: _unfit(name, x.device) or f"{backend!r} is preferred" for name in others}
     )
 
 

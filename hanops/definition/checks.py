@@ -46,18 +46,21 @@ def check_abs(final_abs: bool, abs: bool) -> None:
         )
 
 
-def check_dim(name: str, axes: int, dim: int) -> None:
+def check_dim(name: str, axes: int, dim: int, grouped: bool = False) -> int:
     """Checks the axis of the features, of an x (called `name` in messages) of so many axes.
 
+    Returns:
+        It, counted from the first axis.
+
     Raises:
-        ValueError: where there is no such axis.
-        NotImplementedError: where it is not the last.
+        ValueError: where there is no such axis, or it is that of the groups.
     """
     if not -axes <= dim < axes:
         _fail(ValueError, f"dim must be an axis of {name}, from {-axes} to {axes - 1}, got {dim}")
-    if dim not in (-1, axes - 1):
-        wanted = f"the last axis of {name} (-1 or {axes - 1})"
-        _fail(NotImplementedError, f"dim must be {wanted}, got {dim}: another is not built yet")
+    axis = dim % axes
+    if grouped and axis == 0:
+        _fail(ValueError, f"dim must not be the first axis of {name}, that of the groups, got {dim}")
+    return axis
 
 
 def check_stack(
@@ -68,7 +71,6 @@ def check_stack(
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
         ValueError: for a shape, a device, an axis or a choice of absolute values that does not fit.
-        NotImplementedError: for an axis that is not built yet.
     """
     check_strided(name, x)
     check_strided("u", u)
@@ -87,9 +89,10 @@ def check_stack(
     if x.dim() < u.dim() - 1:
         wanted = "(..., features)" if u.dim() == 2 else "(groups, ..., features)"
         _fail(ValueError, f"{name} must have shape {wanted}, got {list(x.shape)}")
-    check_dim(name, x.dim(), dim)
-    if x.shape[-1] != u.shape[-1]:
-        _fail(ValueError, f"the last axis of {name} must have u's {u.shape[-1]} features, got shape {list(x.shape)}")
+    axis = check_dim(name, x.dim(), dim, grouped=u.dim() == 3)
+    if x.shape[axis] != u.shape[-1]:
+        place = "the last axis" if axis == x.dim() - 1 else f"axis {axis}"
+        _fail(ValueError, f"{place} of {name} must have u's {u.shape[-1]} features, got shape {list(x.shape)}")
     if u.dim() == 3 and x.shape[0] != u.shape[0]:
         _fail(ValueError, f"the first axis of {name} must have u's {u.shape[0]} groups, got shape {list(x.shape)}")
     if u.device != x.device:
@@ -110,7 +113,7 @@ def check_forward(
     """Checks the arguments of `han_stack_forward`; `save` tells what it keeps for the backward.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `check_stack` does; ValueError for another `save`.
+        TypeError, ValueError: as `check_stack` does; ValueError for another `save`.
     """
     check_stack("x", x, u, b, final_abs, abs, dim)
     if save not in (0, 1, 2):
@@ -134,7 +137,6 @@ def check_backward(
         TypeError: as `check_stack` does, and where signs is not uint8.
         ValueError: as `check_stack` does, and where y is missing, or y or signs has another shape or device than
             forward gives.
-        NotImplementedError: as `check_stack` does.
     """
     check_strided("dy", dy)
     if y is not None:
@@ -150,7 +152,7 @@ def check_backward(
         _fail(ValueError, f"y must be on the device of dy ({dy.device}), got {y.device}")
     if signs.dtype != torch.uint8:
         _fail(TypeError, f"signs must be torch.uint8, got {signs.dtype}")
-    shape, with_rest = (signs_shape(dy, layers_with_abs(u, final_abs, abs), save) for save in (1, 2))
+    shape, with_rest = (signs_shape(dy, layers_with_abs(u, final_abs, abs), save, dim) for save in (1, 2))
     if list(signs.shape) not in (shape, with_rest):
         wanted = f"{shape}" if with_rest == shape else f"{shape}, or {with_rest} with the rest of y"
         _fail(ValueError, f"signs must have shape {wanted}, got {list(signs.shape)}")

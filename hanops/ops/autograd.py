@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hanops import _torch
-from hanops.backends import plain_torch
+from hanops.backends import by_rows, plain_torch
 from hanops.backends.plain_torch import across, as_rows, by_layer, length, plus_minus, split, stacked
 from hanops.definition import reference
 from hanops.definition.checks import check_backward, check_forward
-from hanops.definition.signs import layers_with_abs
+from hanops.definition.signs import is_last, layers_with_abs
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
@@ -80,16 +80,16 @@ class HanStackBackward(_Derived):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: D102
-        *tensors, final_abs, needs, abs, _ = inputs
-        ctx.flags = (final_abs, abs, *needs)
+        *tensors, final_abs, needs, abs, dim = inputs
+        ctx.flags = (final_abs, abs, dim, *needs)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *vs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        final_abs, abs, *needs = ctx.flags
+        final_abs, abs, dim, *needs = ctx.flags
         v_dx, v_du, v_db = (v if need else None for v, need in zip(vs, needs, strict=True))
-        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=final_abs, abs=abs)
+        dy, y, u, b = double_backward(v_dx, v_du, v_db, *ctx.saved_tensors, final_abs=final_abs, abs=abs, dim=dim)
         grads = (dy, y, None, u, b, *(None,) * 4)
         return tuple(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=True))
 
@@ -100,7 +100,7 @@ def han_stack_forward(
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _torch.has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_forward(x, u, b, final_abs, save, abs, dim)
-        return plain_torch.forward(x, u, b, layers_with_abs(u, final_abs, abs), save or 1)
+        return by_rows.forward(plain_torch.forward, x, u, b, layers_with_abs(u, final_abs, abs), save or 1, dim)
     with _torch.enable_single_level_autograd_function():
         y, signs = HanStack.apply(x, u, b, final_abs, save or 2, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
@@ -120,7 +120,8 @@ def han_stack_backward(
     """Is the op `han_stack_backward`, with every derivative in dy, y, u and b."""
     if _torch.has_tangent(dy, y, u, b):
         check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
-        return plain_torch.backward(dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs)
+        abs_layers = layers_with_abs(u, final_abs, abs)
+        return by_rows.backward(plain_torch.backward, dy, y, signs, u, b, abs_layers, needs, dim)
     with _torch.enable_single_level_autograd_function():
         return HanStackBackward.apply(  # type: ignore[attr-defined]
             dy, y, signs, u, b, final_abs, needs, abs, dim
@@ -166,6 +167,7 @@ def double_backward(
     *,
     final_abs: bool,
     abs: bool,
+    dim: int = -1,
 ) -> tuple[Tensor | None, ...]:
     """Returns the gradients of S = v_dx . dx + v_du . du + v_db . db in dy, y, u and b.
 
@@ -174,6 +176,12 @@ def double_backward(
     """
     if u.shape[-2] == 0:
         return v_dx, None, None, None  # dx is dy, and du and db are empty
+    if not is_last(dim, dy.dim()):
+        signs = by_rows.signs_of(dy, signs, layers_with_abs(u, final_abs, abs), dim)
+        moved = (None if t is None else t.movedim(dim, -1) for t in (v_dx, dy, y))
+        v_dx, dy, y = moved  # type: ignore[assignment]
+        of_dy, of_y, *others = double_backward(v_dx, v_du, v_db, dy, y, signs, u, b, final_abs=final_abs, abs=abs)
+        return *(None if t is None else t.movedim(-1, dim) for t in (of_dy, of_y)), *others
     signs, y = split(signs, y, layers_with_abs(u, final_abs, abs))
     if v_du is None and v_db is None:
         if v_dx is None:

@@ -39,8 +39,8 @@ def forward(
     """Is the fake of the op `han_stack_forward`."""
     _load_sharding_rules()
     check_forward(x, u, b, final_abs, save, abs, dim)
-    signs = x.new_empty(signs_shape(x, layers_with_abs(u, final_abs, abs), save) if save else [0], dtype=torch.uint8)
-    return torch.empty_like(x, memory_format=torch.contiguous_format), signs
+    shape = signs_shape(x, layers_with_abs(u, final_abs, abs), save, dim) if save else [0]
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(shape, dtype=torch.uint8)
 
 
 def backward(

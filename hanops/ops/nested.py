@@ -26,7 +26,10 @@ def _check(x: Tensor | None, u: Tensor, b: Tensor | None, dim: int) -> None:
         return
     if u.dim() == 3:
         raise ValueError("han_stack: x must be a strided tensor where u has groups, got a jagged one")
-    check_dim("x", x.dim(), dim)
+    if check_dim("x", x.dim(), dim) != x.dim() - 1:
+        raise ValueError(
+            f"han_stack: dim must be the last axis of x where it is jagged (-1 or {x.dim() - 1}), got {dim}"
+        )
     if _torch.jagged_axis(x) == x.dim() - 1:
         raise ValueError("han_stack: the last axis of x must be of one length, got the jagged axis")
 

@@ -27,8 +27,9 @@ def _arguments(
     final_abs: bool = True,
     activation: str | None = "abs",
     exact: bool = True,
+    dim: int = -1,
 ) -> tuple[Any, ...]:
-    return x, u, b, final_abs, 2 if exact else 1, activation is not None
+    return x, u, b, final_abs, 2 if exact else 1, activation is not None, dim
 
 
 def _axis_of_samples(x: Tensor, u: Tensor, b: Tensor | None) -> int:
@@ -59,28 +60,31 @@ class HanStackPerSampleGrad(torch.autograd.Function):
         """Returns y; `given` are the arguments of the function, the last ones by these names."""
         _, tools = _torch.expanded_weights()
         args, kwargs = tools.standard_kwargs(names, given)
-        x, u, b, final_abs, save, abs = _arguments(*args, **kwargs)
+        x, u, b, final_abs, save, abs, dim = _arguments(*args, **kwargs)
         axis = _axis_of_samples(x, u, b)
+        axes = len(x.shape)
+        if dim in (axis, axis - axes):
+            raise ValueError(f"han_stack: dim must not be the axis of samples, {axis}, got {dim}")
 
         def run(x: Tensor, u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
             stack = x.movedim(0, axis), *_AS_STACK[function](u, b)
-            return torch.ops.hanops.han_stack_forward(*stack, final_abs, save, abs)
+            return torch.ops.hanops.han_stack_forward(*stack, final_abs, save, abs, dim)
 
         y, signs = tools.forward_helper(run, (x.movedim(axis, 0), u, b), {})
         ctx.save_for_backward(y, signs)
-        ctx.call = function, u, b, final_abs, abs, axis
+        ctx.call = function, u, b, final_abs, abs, dim - axes if dim >= 0 else dim, axis
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Sets `grad_sample` of u and b, and returns the gradient of x, the third argument."""
-        function, u, b, final_abs, abs, axis = ctx.call
+        function, u, b, final_abs, abs, dim, axis = ctx.call
         _, tools = _torch.expanded_weights()
         stack = _AS_STACK[function](*(tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)))
         needs = [ctx.needs_input_grad[2], _is_expanded(u), _is_expanded(b)]
 
         def of_sample(dy: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs, abs)
+            return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs, abs, dim)
 
         dx, du, db = torch.vmap(of_sample, axis)(dy, *ctx.saved_tensors)
         tools.set_grad_sample_if_exists(u, lambda like: du.reshape(-1, *like.shape))

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hanops import backends
-from hanops.backends import plain_torch
+from hanops import _torch, backends
+from hanops.backends import by_rows, plain_torch
 from hanops.backends.native import native
 from hanops.definition.checks import check_backward, check_forward, check_stack
 from hanops.definition.signs import layers_with_abs
@@ -27,6 +27,14 @@ FORWARD = (
 BACKWARD = (
     "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs, bool abs=True,"
     " int dim=-1) -> (Tensor dx, Tensor du, Tensor db)"
+)
+FORWARD_BY_ROWS = (
+    "(Tensor x, Tensor u, Tensor? b, bool final_abs, int save, bool abs, int dim, str suffix)"
+    " -> (Tensor y, Tensor signs)"
+)
+BACKWARD_BY_ROWS = (
+    "(Tensor dy, Tensor? y, Tensor signs, Tensor u, Tensor? b, bool final_abs, bool[3] needs, bool abs, int dim,"
+    " str suffix) -> (Tensor dx, Tensor du, Tensor db)"
 )
 
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
@@ -67,25 +75,27 @@ def stack_op(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]
         exact: bool = True,
     ) -> Tensor:
         check_stack("x", x, u, b, final_abs, abs, dim)
-        return run(x, u, b, layers_with_abs(u, final_abs, abs), 0)[0]
+        return by_rows.forward(run, x, u, b, layers_with_abs(u, final_abs, abs), 0, dim)[0]
 
     return stack
 
 
 def forward_op(run: Callable[..., tuple[Tensor, Tensor]], check: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Makes `run`, which takes the number of layers with an absolute value, an implementation of the op."""
+    """Makes `run`, which takes rows and the number of layers with an absolute value, an implementation of the op."""
 
     def forward(
         x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
     ) -> tuple[Tensor, Tensor]:
         if check:
             check_forward(x, u, b, final_abs, save, abs, dim)
-        return run(x, u, b, layers_with_abs(u, final_abs, abs), save)
+        return by_rows.forward(run, x, u, b, layers_with_abs(u, final_abs, abs), save, dim)
 
     return forward
 
 
-def backward_op(run: Callable[..., tuple[Tensor, ...]], check: bool) -> Callable[..., tuple[Tensor, ...]]:
+def backward_op(
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]], check: bool
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Is to the backward op what `forward_op` is to the forward op."""
 
     def backward(
@@ -98,12 +108,49 @@ def backward_op(run: Callable[..., tuple[Tensor, ...]], check: bool) -> Callable
         needs: list[bool],
         abs: bool = True,
         dim: int = -1,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if check:
             check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
-        return run(dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs)
+        return by_rows.backward(run, dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs, dim)
 
     return backward
+
+
+def forward_by_rows(
+    x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool, dim: int, suffix: str
+) -> tuple[Tensor, Tensor]:
+    """Is the op for a backend whose kernels cannot take this axis: its op `suffix` on rows."""
+    op = getattr(torch.ops.hanops, f"han_stack_forward{suffix}")
+
+    def run(x: Tensor, u: Tensor, b: Tensor | None, _: int, save: int) -> tuple[Tensor, Tensor]:
+        return op(x, u, b, final_abs, save, abs)
+
+    with _torch.below_autograd():
+        return by_rows.forward(run, x, u, b, layers_with_abs(u, final_abs, abs), save, dim)
+
+
+def backward_by_rows(
+    dy: Tensor,
+    y: Tensor | None,
+    signs: Tensor,
+    u: Tensor,
+    b: Tensor | None,
+    final_abs: bool,
+    needs: list[bool],
+    abs: bool,
+    dim: int,
+    suffix: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Is to the backward op what `forward_by_rows` is to the forward op."""
+    op = getattr(torch.ops.hanops, f"han_stack_backward{suffix}")
+
+    def run(
+        dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, _: int, needs: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return op(dy, y, signs, u, b, final_abs, needs, abs)
+
+    with _torch.below_autograd():
+        return by_rows.backward(run, dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs, dim)
 
 
 def define() -> None:
@@ -116,6 +163,11 @@ def define() -> None:
             library.define(backward + BACKWARD)
         library.impl(forward, forward_op(FORWARDS[name], check), "CompositeExplicitAutograd")
         library.impl(backward, backward_op(BACKWARDS[name], check), "CompositeExplicitAutograd")
+    if native is not None:  # csrc/ops.cpp calls them
+        library.define("han_stack_forward_by_rows" + FORWARD_BY_ROWS)
+        library.define("han_stack_backward_by_rows" + BACKWARD_BY_ROWS)
+        library.impl("han_stack_forward_by_rows", forward_by_rows, "CompositeExplicitAutograd")
+        library.impl("han_stack_backward_by_rows", backward_by_rows, "CompositeExplicitAutograd")
     library.define(f"han_stack_forward_differentiable{FORWARD}")
     library.define(f"han_stack_backward_differentiable{BACKWARD}")
     library.impl("han_stack_forward_differentiable", autograd.han_stack_forward, "CompositeImplicitAutograd")

@@ -1,4 +1,5 @@
 // Registers the CUDA ops for CPU tensors, on the emulator: csrc/cuda runs as it is, but for the layout of sign bits.
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "checks.h"
 #include "cuda/han_stack.h"
 #include "cuda/plan.h"
 #include "emulator.h"
@@ -98,8 +100,22 @@ Tensor converted(const Tensor& signs, int64_t features, int64_t layers, bool to_
   return target;
 }
 
+// Along another axis, where the kernels cannot: see csrc/ops.cpp.
+using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, bool, int64_t, bool,
+                                           int64_t, std::string_view);
+using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+                                                    const OptionalTensor&, bool, std::array<bool, 3>, bool, int64_t,
+                                                    std::string_view);
+
+template <class Schema>
+auto by_rows(const char* way) {
+  const auto name = c10::str("hanops::han_stack_", way, "_by_rows");
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "").typed<Schema>();
+}
+
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                   int64_t save, bool abs, int64_t /*dim*/) {
+                                   int64_t save, bool abs, int64_t dim) {
+  if (!is_last(x, dim)) return by_rows<Forward>("forward").call(x, u, b, final_abs, save, abs, dim, "_cuda");
   const Memory memory{&x, &u, pointer(b)};
   const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
   const auto [y, signs] = cuda::han_stack_forward(x, u, b, abs_layers, save);
@@ -108,7 +124,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const Optio
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                             const Tensor& u, const OptionalTensor& b, bool final_abs,
-                                            std::array<bool, 3> needs, bool abs, int64_t /*dim*/) {
+                                            std::array<bool, 3> needs, bool abs, int64_t dim) {
+  if (!is_last(dy, dim)) {
+    return by_rows<Backward>("backward").call(dy, y, signs, u, b, final_abs, needs, abs, dim, "_cuda");
+  }
   const Memory memory{&dy, pointer(y), &u, pointer(b)};
   const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
   const Tensor chunked = converted(signs, dy.size(-1), abs_layers, false);

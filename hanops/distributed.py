@@ -26,7 +26,7 @@ from hanops.backends.plain_torch import as_rows, by_layer, kept, plus_minus, spl
 from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
 from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
-from hanops.modules import HanStack, _with_axis
+from hanops.modules import HanStack, _with_axis, is_innermost
 from hanops.ops.autograd import is_differentiated
 
 __all__ = ["ShardFeatures", "shard_features"]
@@ -156,17 +156,20 @@ class ShardedHanStack(HanStack):
             if x.shape[dim] != u.shape[-1]:
                 wanted = f"this device's {u.shape[-1]} of {self.features} features along axis {dim}"
                 raise ValueError(f"{name}: x must have {wanted}, or be a DTensor, got shape {list(x.shape)}")
-            return self._run(x, u, b)
+            return self._run(x, u, b, is_innermost(x, dim))
         if x.device_mesh != mesh:
             raise ValueError(f"{name}: x must be on the mesh of the parameters, {mesh}, got {x.device_mesh}")
         if x.shape[dim] != self.features:
             raise ValueError(f"{name}: x must have {self.features} features along axis {dim}, got {list(x.shape)}")
         placements = [Shard(dim % x.dim())]
-        y = self._run(_torch.local_shard(x.redistribute(placements=placements)), u, b)
+        keeps_order = is_innermost(x, dim)
+        y = self._run(_torch.local_shard(x.redistribute(placements=placements)), u, b, keeps_order)
         like = torch.empty(x.movedim(dim, -1).shape, device="meta").movedim(-1, dim)
+        like = like if keeps_order else like.contiguous()
         return DTensor.from_local(y, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
 
-    def _run(self, x: Tensor, u: Tensor, b: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, u: Tensor, b: Tensor | None, keeps_order: bool) -> Tensor:
+        """Returns the output of this device's part; its features are innermost in memory, or it is contiguous."""
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype in (torch.float32, torch.bfloat16, torch.float16):
             x = x.to(torch.get_autocast_dtype(kind))
@@ -180,7 +183,8 @@ class ShardedHanStack(HanStack):
         abs_layers = layers_with_abs(u, self.final_abs, self.activation is not None)
         y = _HanStack.apply(rows, u, b, abs_layers, save, self.u.device_mesh.get_group())
         y = y[..., :0] if empty else y
-        return y if self.dim == -1 else y.movedim(-1, self.dim)
+        y = y.movedim(-1, self.dim)
+        return y if keeps_order else y.contiguous()
 
 
 @cache

@@ -226,12 +226,17 @@ def _with_axis(module: str, x: Tensor, dim: int, grouped: bool) -> Tensor:
     return x
 
 
+def is_innermost(x: Tensor, dim: int) -> bool:
+    """Tells whether axis `dim` is the innermost one in memory, as the channels are in channels_last."""
+    return x.stride(dim) == 1 and x.size(dim) > 1 and not x.is_contiguous()
+
+
 @torch.fx.wrap  # which axis is innermost in memory is known where the graph runs
 def _stack_along(
     x: Tensor, u: Tensor, b: Tensor | None, dim: int, final_abs: bool, activation: str | None, exact: bool
 ) -> Tensor:
     """Returns the output of a stack along axis `dim`, ordered in memory as x is: channels_last stays so."""
-    if x.stride(dim) == 1 and x.size(dim) > 1 and not x.is_contiguous():
+    if is_innermost(x, dim):
         rows = x.movedim(dim, -1)
         return han_stack(rows, u, b, final_abs=final_abs, activation=activation, exact=exact).movedim(-1, dim)
     return han_stack(x, u, b, final_abs=final_abs, activation=activation, exact=exact, dim=dim)

@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import grad, jvp, vmap
 
 import hanops
+from hanops.backends.native import native
 from hanops.ops import registration
 
 from .accuracy import problem
@@ -70,6 +71,9 @@ def test_schemas():
     schemas = {"han_stack": registration.STACK}
     for end in ("", "_torch", "_triton", "_cuda", "_differentiable"):
         schemas |= {"han_stack_forward" + end: registration.FORWARD, "han_stack_backward" + end: registration.BACKWARD}
+    if native is not None:
+        schemas |= {"han_stack_forward_by_rows": registration.FORWARD_BY_ROWS}
+        schemas |= {"han_stack_backward_by_rows": registration.BACKWARD_BY_ROWS}
     defined = {name.removeprefix("hanops::") for name in torch._C._dispatch_get_all_op_names() if "hanops::" in name}
     assert defined >= {name for name in schemas if not name.endswith("_cuda")}
     assert defined <= set(schemas)

@@ -55,12 +55,17 @@ def rules() -> None:
         ({"bias": False, "final_abs": False}, rows, whole, (rows, Partial()), False),
         ({"groups": 5}, groups, groups, (groups, groups), False),
         ({"groups": 5}, Shard(1), whole, (Shard(1), Partial()), False),
+        ({"dim": 1}, rows, whole, (rows, Partial()), False),
+        ({"dim": 1}, Shard(2), whole, (Shard(2), Partial()), False),
+        ({"dim": -2, "groups": 5}, groups, groups, (groups, groups), False),
         ({}, Shard(2), whole, (whole, whole), True),  # the features are gathered
+        ({"dim": 1}, Shard(1), whole, (whole, whole), True),
         ({}, rows, rows, (rows, Partial()), True),  # u and b are gathered
     ]
     for options, x_at, u_at, (dx_at, du_at), sends in cases:
         single = hanops.HanStack(8, 3, dtype=torch.float64, **options)
-        x = torch.randn(5, 6, 8, dtype=torch.float64, requires_grad=True)
+        shape = (5, 8, 6) if "dim" in options else (5, 6, 8)
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         y, wanted = gradients(single, x)
         module = distributed(single, mesh, u_at)
         shards = distribute_tensor(x.detach(), mesh, [x_at]).requires_grad_()
@@ -100,8 +105,15 @@ def signs() -> None:
         assert torch.equal(forward(x, u, b, True, 1, *flags)[1].full_tensor(), bits.full_tensor())
         dx, *_ = torch.ops.hanops.han_stack_backward(y, y, bits, u, b, True, [True] * 3, *flags)
         assert dx.placements == (Shard(0),)
-    with pytest.raises(NotImplementedError, match="dim must be the last axis of x"):
+    with pytest.raises(Exception, match="axis 0 of x must have u's 8 features"):
         forward(x, u, b, True, 1, dim=0)
+    for axis, of_signs in ((0, 0), (2, 3)):  # words have an axis more than the features
+        whole = torch.randn(4, 8, 8)
+        along = distribute_tensor(whole, mesh, [Shard(axis)])
+        z, words = forward(along, u, b, True, 1, dim=1)
+        assert (z.placements, words.placements) == ((Shard(axis),), (Shard(of_signs),))
+        wanted = forward(whole, single.u.detach(), single.b.detach(), True, 1, dim=1)
+        torch.testing.assert_close((z.full_tensor(), words.full_tensor()), wanted)
     with torch.inference_mode():
         assert torch.equal(torch.ops.hanops.han_stack(x, u, b, True, True, 1).full_tensor(), y.full_tensor())
         chain = torch.ops.hanops.han_stack(x, u, b, abs=False)

@@ -11,6 +11,7 @@ DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat
 
 OWN, LINEAR, DEEP, SLIM = "HanStack", "Linear + ReLU", "Linear + ReLU, as deep", "Linear + ReLU, as many parameters"
 EAGER, COMPILED, HOUSEHOLDER, COPY = "eager Han", "compiled eager Han", "householder_product", "copy"
+TRANSPOSED, POINTWISE = f"{OWN}, on a transposed copy", "1x1 convolution + ReLU"
 TUNED = f"{COMPILED}, max-autotune"
 OTHERS = tuple(f"{OWN}, {backend}" for backend in ("cuda", "triton", "torch"))  # than the one that 'auto' takes
 COMPILE, GRAPH, TF32, BF16 = ", torch.compile", ", graph", ", TF32", ", bf16"
@@ -22,8 +23,8 @@ LOWER = tuple(f"{name}{precision}" for name in DENSE for precision in (TF32, BF1
 class Case:
     """A stack of `layers` on rows of `features`.
 
-    groups: as many stacks on as many inputs. channels: rows are images (features, channels), reflected along the
-    features, as an MLP-Mixer mixes its tokens.
+    groups: as many stacks on as many inputs. inner: each of the N is (features, inner) in memory, tokens of so many
+    channels or channels of so many pixels, and is reflected along the features.
     """
 
     rows: int
@@ -31,13 +32,13 @@ class Case:
     layers: int
     dtype: torch.dtype = torch.float32
     groups: int | None = None
-    channels: int | None = None
+    inner: int | None = None
 
     def __str__(self) -> str:
         groups = "" if self.groups is None else f"G={self.groups}, "
-        channels = "" if self.channels is None else f", {self.channels} channels"
+        inner = "" if self.inner is None else f", inner {self.inner}"
         dtype = "" if self.dtype == torch.float32 else f", {self.dtype_name}"
-        return f"{groups}N={self.rows}, d={self.features}, L={self.layers}{channels}{dtype}"
+        return f"{groups}N={self.rows}, d={self.features}, L={self.layers}{inner}{dtype}"
 
     @property
     def dtype_name(self) -> str:
@@ -45,7 +46,7 @@ class Case:
 
     @property
     def elements(self) -> int:
-        return self.rows * self.features * (self.groups or 1) * (self.channels or 1)
+        return self.rows * self.features * (self.groups or 1) * (self.inner or 1)
 
     @property
     def element_layers(self) -> int:
@@ -54,7 +55,8 @@ class Case:
     @property
     def bits(self) -> int:
         """Bytes of one bit per element and layer."""
-        return self.elements // self.features * self.layers * -(-self.features // 8)
+        of_row = -(-self.features // 8) if self.inner is None else 4 * -(-self.features // 32)
+        return self.elements // self.features * self.layers * of_row
 
     @property
     def rest(self) -> int:
@@ -74,8 +76,8 @@ class Case:
 
     def input(self, grad: bool = True, device: torch.device | None = None) -> Tensor:
         groups = () if self.groups is None else (self.groups,)
-        channels = () if self.channels is None else (self.channels,)
-        shape = (*groups, self.rows, self.features, *channels)
+        inner = () if self.inner is None else (self.inner,)
+        shape = (*groups, self.rows, self.features, *inner)
         return torch.randn(shape, dtype=self.dtype, device=device, requires_grad=grad)
 
     def rehearsed(self) -> Case:
@@ -86,7 +88,7 @@ class Case:
             features=min(self.features, 48),
             layers=min(self.layers, 2),
             groups=self.groups and min(self.groups, 2),
-            channels=self.channels and min(self.channels, 3),
+            inner=self.inner and min(self.inner, 3),
         )
 
 
@@ -142,7 +144,8 @@ def cpu_groups(full: bool) -> list[Group]:
         Group("batch", tuple(Case(rows, 256, 16) for rows in batches), sweep, seconds=seconds),
         Group("storage", (replace(big, dtype=torch.bfloat16), big), (OWN,), ("both",), 2.0),
         Group("groups", (Case(256, 64, 8, groups=8),), (OWN, EAGER), ways),
-        Group("tokens", (Case(32, 196, 2, channels=128),), (OWN, LINEAR, EAGER), ways),
+        Group("tokens", (Case(32, 196, 2, inner=128),), (OWN, TRANSPOSED, LINEAR, POINTWISE, EAGER), ways),
+        Group("channels", (Case(64, 256, 4, inner=196),), (OWN, TRANSPOSED, LINEAR, POINTWISE, EAGER), ways),
         Group("training step", (Case(1024, 256, 16),), rivals, ("step",), 2.0),
         Group("torch.compile", (Case(4, 32, 20), Case(1024, 128, 20), big), pairs, ways, long),
     ]
@@ -157,6 +160,7 @@ def gpu_groups(full: bool) -> list[Group]:
     own = (COPY, OWN, *OTHERS[:2])
     rivals = (*own, *DENSE, *LOWER, EAGER, COMPILED, TUNED)
     sweep = (*own, LINEAR, DEEP)
+    along = (*own, TRANSPOSED, LINEAR, POINTWISE, EAGER)
     copies = tuple(Case(2**26 // d, d, 1, t) for d in (1024, 4096, 256) for t in storage)
     stacks = tuple(Case(2**25 // d, d, 16, t) for d in (1024, 4096, 256) for t in storage)
     small = (Case(100, 30, 20), Case(100, 200, 20), Case(256, 784, 20), Case(1, 1024, 16, torch.bfloat16))
@@ -173,7 +177,8 @@ def gpu_groups(full: bool) -> list[Group]:
         Group("depth", tuple(Case(8192, 1024, n, torch.bfloat16) for n in depths), sweep, seconds=0.7),
         Group("batch", tuple(Case(n, 1024, 16, torch.bfloat16) for n in batches), sweep, seconds=0.7),
         Group("groups", (Case(1024, 256, 16, groups=64),), (*own, EAGER), ("forward", "both")),
-        Group("tokens", (Case(256, 196, 2, channels=512),), (*own, LINEAR, EAGER), ("forward", "both")),
+        Group("tokens", (Case(256, 196, 2, torch.bfloat16, inner=512),), along, ("forward", "both")),
+        Group("channels", (Case(256, 256, 4, torch.bfloat16, inner=196),), along, ("forward", "both")),
     ]
 
 

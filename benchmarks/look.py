@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .cases import BF16, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED
+from .cases import BF16, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, POINTWISE, SLIM, TF32, TRANSPOSED, TUNED
 from .runs import Result, machine, software
 from .tables import SIZES
 from .words import shown
@@ -28,7 +28,9 @@ STYLE = {
     f"{OWN}, cuda": ("#56b4e9", "P", "--"),
     f"{OWN}, triton": ("#56b4e9", "X", "--"),
     f"{OWN}, torch": ("#56b4e9", "*", ":"),
+    TRANSPOSED: ("#56b4e9", "d", "--"),
     LINEAR: ("#d55e00", "s", "-"),
+    POINTWISE: ("#a6761d", "H", "-"),
     DEEP: ("#e69f00", "D", "--"),
     SLIM: ("#a6761d", "p", "-"),
     EAGER: ("#cc79a7", "^", "-"),

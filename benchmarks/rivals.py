@@ -10,7 +10,23 @@ from torch import Tensor, nn
 
 import hanops
 
-from .cases import BF16, COMPILE, COMPILED, COPY, DEEP, EAGER, HOUSEHOLDER, LINEAR, OWN, SLIM, TF32, TUNED, Case
+from .cases import (
+    BF16,
+    COMPILE,
+    COMPILED,
+    COPY,
+    DEEP,
+    EAGER,
+    HOUSEHOLDER,
+    LINEAR,
+    OWN,
+    POINTWISE,
+    SLIM,
+    TF32,
+    TRANSPOSED,
+    TUNED,
+    Case,
+)
 
 OUT_OF_MEMORY, OVER_MEMORY, OVER_TIME = "out of memory", "over the memory limit", "over the time limit"
 
@@ -58,16 +74,16 @@ class HouseholderProduct(nn.Module):
         return torch.abs(nn.functional.linear(x, matrix) + self.b)
 
 
-class OnTokens(nn.Module):
-    """A module on the second last axis."""
+class OnTransposed(nn.Module):
+    """A module of the last axis on the second last, by a transposed copy and one back."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.module(x.transpose(-1, -2)).transpose(-1, -2)
-        return y
+        y: Tensor = self.module(x.transpose(-1, -2).contiguous())
+        return y.transpose(-1, -2).contiguous()
 
 
 class Groups(nn.Module):
@@ -101,7 +117,7 @@ def compiled(module: nn.Module, mode: str | None = None) -> nn.Module:
 
 
 def _own(case: Case) -> nn.Module:
-    dim = -1 if case.channels is None else -2
+    dim = -1 if case.inner is None else -2
     return hanops.HanStack(case.features, case.layers, dim=dim, groups=case.groups, dtype=case.dtype)
 
 
@@ -118,6 +134,8 @@ _PLAIN: dict[str, Callable[[Case], nn.Module]] = {
     TUNED: _eager,
     HOUSEHOLDER: lambda case: HouseholderProduct(case.features, case.dtype),
     COPY: lambda case: nn.Identity(),
+    TRANSPOSED: lambda case: _own(replace(case, inner=None)),
+    POINTWISE: lambda case: nn.Sequential(nn.Conv1d(case.features, case.features, 1, dtype=case.dtype), nn.ReLU()),
 }
 
 
@@ -132,13 +150,13 @@ def build(name: str, case: Case, device: torch.device) -> nn.Module:
         return compiled(build(name.removesuffix(COMPILE), case, device))
     base, case = name.removesuffix(TF32).removesuffix(BF16), stored(name, case)
     with torch.device(device):  # weights of gigabytes are made where they are used
-        if base.startswith(OWN):
+        if base.startswith(OWN) and base != TRANSPOSED:
             return _own(case)
         module = _PLAIN[base](case)
         if case.groups is not None:
             module = Groups([module, *(_PLAIN[base](case) for _ in range(case.groups - 1))])
-    if case.channels is not None:
-        module = OnTokens(module)
+    if case.inner is not None and base != POINTWISE:
+        module = OnTransposed(module)
     if base == TUNED:
         return compiled(module, "max-autotune-no-cudagraphs")
     return compiled(module) if base == COMPILED else module
@@ -152,6 +170,8 @@ def unfit(name: str, case: Case, device: str) -> str | None:
     most = LIMITS[device]
     if name.endswith((TF32, BF16)) and (case.dtype != torch.float32 or device == "cpu"):
         return "only for float32 on a GPU"
+    if name in (TRANSPOSED, POINTWISE) and case.inner is None:
+        return "only along another axis than the last"
     if name.startswith(SLIM):
         return None
     if name.startswith(LINEAR):

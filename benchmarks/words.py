@@ -14,8 +14,10 @@ from .cases import (
     HOUSEHOLDER,
     LINEAR,
     OWN,
+    POINTWISE,
     SLIM,
     TF32,
+    TRANSPOSED,
     TUNED,
 )
 
@@ -56,7 +58,8 @@ GROUPS = {
     "torch.compile": ("torch.compile", "L Han layers and one Linear + ReLU, called as they are and compiled."),
     "storage": ("Storage type", "L Han layers in two storage types. Arithmetic is float32 in both."),
     "groups": ("Groups", "G stacks of L Han layers on G inputs in one call, against eager Han layers in a loop."),
-    "tokens": ("Tokens", "L Han layers along the tokens of images, as an MLP-Mixer mixes them."),
+    "tokens": ("Tokens", "L Han layers along the tokens of images, as an MLP-Mixer mixes them: x is (N, d, inner)."),
+    "channels": ("Channels", "L Han layers along the channels of images, as 1x1 convolutions: x is (N, d, inner)."),
 }
 
 SIZES = {
@@ -73,6 +76,8 @@ DEFINED = {
     COMPILED: "the same layers through torch.compile.",
     TUNED: "the same layers through torch.compile in its mode max-autotune.",
     HOUSEHOLDER: "one Han layer by torch.linalg.householder_product, which makes the d × d matrix of the reflection.",
+    TRANSPOSED: "the same module along the last axis, on a transposed copy of x, and its output transposed back.",
+    POINTWISE: "a convolution of d to d channels over one pixel, and its ReLU: a dense layer along the channels.",
     COPY: "a copy of x. It moves the bytes that any layer must move forward.",
 }
 SUFFIXES = {

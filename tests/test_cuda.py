@@ -32,6 +32,7 @@ def emulator(device):
     with hanops.use_backend("cuda"):
         yield library
     library.set_sms(1)
+    library.set_device(0)
 
 
 def plan(library: ctypes.CDLL, rows: int, features: int, layers: int, *, backward: bool, wide: bool = False) -> str:
@@ -106,6 +107,27 @@ def test_small_stacks_take_one_launch_each_way(emulator, rows, features, layers,
 
 
 @emulated
+@pytest.mark.parametrize("device_number", [0, 1])
+@pytest.mark.parametrize(
+    ("rows", "features", "forward", "backward"), [(5000, 32, 2, 4), (40, 1000, 2, 3), (9, 8200, 2, 4)]
+)
+def test_later_kernels_of_a_call_are_launched_early(emulator, device_number, rows, features, forward, backward):
+    """They wait, or the emulator fails. Device 1 runs code of before sm_90, which cannot."""
+    emulator.set_device(device_number)
+    p = problem(rows, features, 30, torch.float32)
+
+    def run_and_count(run) -> tuple[int, int]:
+        before = emulator.launches(), emulator.early_launches()
+        run()
+        return emulator.launches() - before[0], emulator.early_launches() - before[1]
+
+    inputs = p.inputs()
+    y = []
+    assert run_and_count(lambda: y.append(stack(*inputs, True))) == (forward, (forward - 1) * (device_number == 0))
+    assert run_and_count(lambda: y[0].backward(p.dy)) == (backward, (backward - 1) * (device_number == 0))
+
+
+@emulated
 def test_same_bits_in_every_run(emulator):
     emulator.set_sms(5)
     p = problem(300, 200, 4, torch.float32)
@@ -140,6 +162,7 @@ BROKEN = {  # what HANOPS_BROKEN of the kernels' sources puts in, and what is fo
     "divergent shuffle": "divergent warp",
     "misaligned load": "misaligned",
     "unordered halves": "race on shared memory: write after read",
+    "early read": "reads what another writes before it waits",
 }
 
 

@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
   constexpr bool kAhead =
       kReadsAhead && Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
+  let_next_kernel_start();
   A* memory = shared_memory<A>();
   ThreadGroup<Tile> threads(call.lanes, call.warps, memory, kDots);
   const int64_t group = blockIdx.x / call.blocks;
@@ -65,6 +66,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
     read_rows<Tile>(g, threads, call, call.dy, group, tile.first, column, chunk);
     if constexpr (kX) read_output<Tile>(x, threads, call, group, tile.first, column, chunk);
+    if (index() == part) wait_for_kernels_before();
     clear_rows<Tile>(g, own);
     if constexpr (kX) {
       const unsigned live = nonzero_rows<Tile>(g, threads);  // a row whose dy is 0 adds 0, whatever its y

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) forward(const ForwardCall c
   A x[Tile::R][Tile::E], w[Tile::E], a[Tile::R] = {};
   read_rows<Tile>(x, threads, call, call.x, group, tile.first, column, stride);
   prefetch_rows<Tile>(threads, call, call.x, group, index + call.ahead);
+  wait_for_kernels_before();
   const A* parameters = packed.layers + column;
   read_parameter<Tile>(w, parameters, stride);
   add_dots<Tile>(x, a, w);

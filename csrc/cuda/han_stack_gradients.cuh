@@ -13,6 +13,8 @@ using Slice = Tile<A, std::is_same_v<A, double> ? 4 : 16, 1, 4, 0, 0>;
 // A warp takes 128 columns of every parts-th tile of a group.
 template <class A, bool kX>
 __global__ void __launch_bounds__(kGradientsThreads, 1) parameter_gradients(const BackwardCall call) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
   using Tile = Slice<A>;
   ThreadGroup<Tile> threads(32, 1, nullptr, 0);
   const int slices = call.columns / (32 * Tile::V), sign_bytes = call.sign_bytes;

@@ -78,6 +78,7 @@ __device__ void finish_layer(LayerThreads<A>& threads, const BackwardCall& call,
 // One block for each layer of each group.
 template <class A>
 __global__ void prepare(const Stack call) {
+  let_next_kernel_start();
   LayerThreads<A> threads(32, blockDim.x / 32, shared_memory<A>(), 1);
   const int64_t layer = blockIdx.x;
   pack_layer<A>(threads, call, layer, static_cast<A*>(call.packed) + layer * 2 * call.columns,
@@ -87,6 +88,7 @@ __global__ void prepare(const Stack call) {
 // One block for each layer of each group.
 template <class A>
 __global__ void finish(const BackwardCall call) {
+  if (!HANOPS_BROKEN("early read")) wait_for_kernels_before();
   LayerThreads<A> threads(32, blockDim.x / 32, shared_memory<A>(), 1);
   const int64_t layer = blockIdx.x;
   const A* sums = static_cast<const A*>(call.sum_parts ? call.totals : call.partials);
@@ -98,6 +100,8 @@ __global__ void finish(const BackwardCall call) {
 // A block adds up 32 columns of the partial sums of a group: each warp a slice of the parts, then the first all slices.
 template <class A>
 __global__ void __launch_bounds__(32 * kSlices) sum_parts(const BackwardCall call) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
   A* slices = shared_memory<A>();
   const int64_t length = int64_t(call.layers) * 2 * call.columns;
   const int64_t blocks = length / 32;

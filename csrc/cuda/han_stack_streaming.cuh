@@ -25,6 +25,7 @@ __device__ __forceinline__ void write_stream(void* out, const A (&x)[1][Tile::E]
 // One pass per layer updates a row and takes the next layer's dot product.
 template <class A, bool kAbs, bool kSave>
 __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(const ForwardCall call) {
+  wait_for_kernels_before();
   using Tile = Stream<A>;
   ThreadGroup<Tile> threads(0, 0, shared_memory<A>(), 1);
   const int stride = call.sign_bytes, begin = Tile::V * threads.lane(), step = Tile::V * threads.size();
@@ -75,6 +76,8 @@ __global__ void __launch_bounds__(Stream<A>::kThreads, 1) forward_streaming(cons
 // this layer's absolute value, and takes this layer's dot products.
 template <class A, bool kX>
 __global__ void __launch_bounds__(Stream<A>::kThreads, 1) backward_streaming(const BackwardCall call) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
   using Tile = Stream<A>;
   ThreadGroup<Tile> threads(0, 0, shared_memory<A>(), 2);
   const int stride = call.sign_bytes, begin = Tile::V * threads.lane(), step = Tile::V * threads.size();

@@ -22,17 +22,21 @@ inline int as_blocks(int64_t blocks) {
   return static_cast<int>(blocks);
 }
 
-// shared: bytes of shared memory of a block.
+// shared: bytes of shared memory of a block. early: the kernel may start while the one before it in the stream runs,
+// and waits for that one itself: see wait_for_kernels_before.
 template <class Call>
 void launch(void (*kernel)(Call), const char* name, int64_t blocks, int threads, size_t shared, Call call,
-            cudaStream_t stream) {
+            cudaStream_t stream, bool early = false) {
   constexpr size_t kByDefault = 48 << 10;  // more has to be asked for
-  void* arguments[] = {&call};
   if (shared > kByDefault) {
     const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
     check(cudaFuncSetAttribute(kernel, most, static_cast<int>(shared)), "cudaFuncSetAttribute");
   }
-  check(cudaLaunchKernel(kernel, dim3(as_blocks(blocks)), dim3(threads), arguments, shared, stream), name);
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  const cudaLaunchConfig_t config{dim3(as_blocks(blocks)), dim3(threads), shared, stream, &attribute, early ? 1u : 0u};
+  check(cudaLaunchKernelEx(&config, kernel, call), name);
 }
 
 template <class Call>

@@ -1,5 +1,7 @@
 // Chooses tiles, blocks and memory of a call by the device, and launches its kernels.
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <bit>
 #include <sstream>
 
@@ -18,6 +20,21 @@ constexpr double kSharedSums = 0.85;  // of an SM's shared memory, for partial s
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Whether the current device's code waits for earlier kernels, and its driver captures early launches in graphs.
+bool launches_early(int device) {
+  constexpr int kPtx = 90, kDriver = 12030;
+  static std::array<std::atomic<int>, 64> known{};  // asking takes longer than a launch: 1 is no, 2 is yes
+  if (device >= static_cast<int>(known.size())) return false;
+  if (known[device] == 0) {
+    int driver = 0;
+    cudaFuncAttributes attributes;
+    check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    check(cudaFuncGetAttributes(&attributes, parameter_kernels<float>().prepare), "cudaFuncGetAttributes");
+    known[device] = driver >= kDriver && attributes.ptxVersion >= kPtx ? 2 : 1;
+  }
+  return known[device] == 2;
+}
+
 }  // namespace
 
 Device Device::current() {
@@ -30,6 +47,7 @@ Device Device::current() {
   get(found.sms, cudaDevAttrMultiProcessorCount);
   get(found.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   get(found.shared_of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  found.early = launches_early(device);
   return found;
 }
 
@@ -129,7 +147,8 @@ void PlanOf<Call, kValues>::launch_main(const Call& call, const char* name, cuda
     cuda::launch<Stack>(prepare, "prepare", call.groups * call.layers, kLayerThreads, between_warps, call, stream);
   }
   const int64_t blocks = tile_ ? call.groups * call.blocks : stream_blocks_;
-  cuda::launch(kernel(), name, blocks, main_threads(), shared_memory(), call, stream);
+  const bool early = device_.early && !call.pack_here;
+  cuda::launch(kernel(), name, blocks, main_threads(), shared_memory(), call, stream, early);
 }
 
 template <class Call, int kValues>
@@ -270,16 +289,18 @@ void BackwardPlan::launch(void* workspace, cudaStream_t stream) const {
   if (!(call.needs_du || call.needs_db) || call.finish_here) return;
   const ParameterKernels& kernels = wide() ? parameter_kernels<double>() : parameter_kernels<float>();
   const int64_t layers = call.groups * call.layers;
+  const bool early = device_.early;
   if (call.by_coefficients) {
     call.blocks = gradients_blocks_;
     cuda::launch(kernels.gradients[call.needs_du], "parameter_gradients",
-                 call.groups * call.blocks * (call.columns / kGradientsColumns), kGradientsThreads, 0, call, stream);
+                 call.groups * call.blocks * (call.columns / kGradientsColumns), kGradientsThreads, 0, call, stream,
+                 early);
   }
   if (call.sum_parts) {
     cuda::launch(kernels.sum_parts, "sum_parts", layers * 2 * call.columns / 32, 32 * kSlices, 32 * kSlices * item_,
-                 call, stream);
+                 call, stream, early);
   }
-  cuda::launch(kernels.finish, "finish", layers, kLayerThreads, 2 * (kLayerThreads / 32) * item_, call, stream);
+  cuda::launch(kernels.finish, "finish", layers, kLayerThreads, 2 * (kLayerThreads / 32) * item_, call, stream, early);
 }
 
 std::string BackwardPlan::describe() const {

@@ -15,6 +15,7 @@ namespace hanops::cuda {
 struct Device {
   int sms;
   int shared = 0, shared_of_block = 0;  // bytes of shared memory of an SM, and what a block may have of it
+  bool early = false;                   // a call's kernels but the first are launched early: see launch()
   static Device current();
 };
 

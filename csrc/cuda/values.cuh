@@ -19,11 +19,13 @@
 namespace hanops::cuda {
 
 #ifdef HANOPS_CUDA_EMULATOR
+using emulator::let_next_kernel_start;
 using emulator::packed_bytes;
 using emulator::pinned;
 using emulator::prefetch_line;
 using emulator::read;
 using emulator::read_once;
+using emulator::wait_for_kernels_before;
 using emulator::write;
 using emulator::write_once;
 using emulator::xor_and;
@@ -72,6 +74,22 @@ __device__ __forceinline__ void write_once(T* p, T value) {
 template <class T>
 __device__ __forceinline__ void write(T* p, T value) {
   *p = value;
+}
+
+// A call's kernels after the first may be launched early. Such a kernel starts once all blocks of the one before have
+// called let_next_kernel_start or ended, and waits here until that one has ended and its writes are there. Every thread
+// of it waits before it reads what earlier kernels of the call write, and before it writes. So all of them have ended
+// once the one before has; what came before the call has when the first one starts. Nothing happens before sm_90.
+__device__ __forceinline__ void wait_for_kernels_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 // Brings the line at p into the L2 cache.

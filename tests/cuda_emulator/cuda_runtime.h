@@ -82,7 +82,7 @@ struct cudaDeviceProp {
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid argument" : "out of memory";
 }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = emulator::device, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool shared =
       attribute == cudaDevAttrMaxSharedMemoryPerMultiprocessor || attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin;
@@ -94,7 +94,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 12030, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
@@ -104,20 +104,38 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
 }
 
 struct cudaFuncAttributes {
-  int numRegs;
+  int numRegs, ptxVersion;
 };
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
-  return *attributes = {0}, cudaSuccess;  // the emulator has no registers
+  return *attributes = {0, emulator::device == 0 ? 90 : 80}, cudaSuccess;  // the emulator has no registers
 }
 template <class Kernel>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int, size_t) {
   return *blocks = 1, cudaSuccess;  // one after another
 }
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
 template <class... Arguments>
-cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared,
-                             cudaStream_t) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Arguments...), Arguments... values) {
+  const dim3 grid = config->gridDim, block = config->blockDim;
+  const size_t shared = config->dynamicSmemBytes;
+  const bool early = config->numAttrs > 0 && config->attrs->val.programmaticStreamSerializationAllowed;
+  void* arguments[] = {&values...};
   if (grid.x == 0 || block.x == 0 || block.x > 1024 || shared > emulator::kSharedBytes) return cudaErrorInvalidValue;
   const auto entry = [](const void* kernel, void** arguments) {
     const auto call = [&]<size_t... I>(std::index_sequence<I...>) {
@@ -125,8 +143,17 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block
     };
     call(std::index_sequence_for<Arguments...>());
   };
-  emulator::launch(entry, reinterpret_cast<const void*>(kernel), arguments, grid, block, shared);
+  emulator::launch(entry, reinterpret_cast<const void*>(kernel), arguments, grid, block, shared, early);
   return cudaSuccess;
+}
+
+template <class... Arguments>
+cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared,
+                             cudaStream_t stream) {
+  const cudaLaunchConfig_t config{grid, block, shared, stream, nullptr, 0};
+  return [&]<size_t... I>(std::index_sequence<I...>) {
+    return cudaLaunchKernelEx(&config, kernel, *static_cast<Arguments*>(arguments[I])...);
+  }(std::index_sequence_for<Arguments...>());
 }
 
 inline cudaError_t cudaMalloc(void** p, size_t bytes) {

@@ -30,7 +30,7 @@ struct Fiber {
   Place place;     // where it waits
   uint64_t value;  // in a shuffle: given, then received
   int lane_mask;
-  bool started;
+  bool started, waited;  // waited: for the grids before
   ucontext_t start;
   jmp_buf resume;
   std::unique_ptr<char[]> stack;
@@ -43,6 +43,12 @@ struct Shadow {
 };
 constexpr unsigned kMany = ~0u;
 
+// Device memory. written: of each 4 bytes, the last grid that wrote there, counted from 1.
+struct Buffer {
+  size_t bytes;
+  std::vector<int> written{};
+};
+
 struct Machine {
   std::vector<Fiber> fibers;
   unsigned threads = 0, current = 0;
@@ -54,9 +60,12 @@ struct Machine {
   const void* kernel = nullptr;
   void** arguments = nullptr;
 
-  std::map<uintptr_t, size_t> buffers;
+  bool early = false;
+  int first_of_call = 0;  // the last grid that was not launched early
+
+  std::map<uintptr_t, Buffer> buffers;
   uintptr_t last_begin = 0;  // the buffer of the last access
-  size_t last_bytes = 0;
+  Buffer* last = nullptr;
   size_t shared_bytes = 0;
   std::vector<Shadow> shadows;
   uint64_t epoch = 1;  // grows from block to block, so that shadows need no reset
@@ -90,6 +99,7 @@ void wait(State state, Place place) {
 void run_fiber() {
   try {
     machine.entry(machine.kernel, machine.arguments);
+    if (machine.early && !machine.fibers[machine.current].waited) fail("an early grid never waits", Place::current());
   } catch (...) {
     machine.failure = std::current_exception();
   }
@@ -159,7 +169,7 @@ void run_block() {
     Fiber& fiber = machine.fibers[i];
     if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
     fiber.state = State::kReady;
-    fiber.started = false;
+    fiber.started = fiber.waited = false;
   }
   do {
     bool busy = true;
@@ -194,26 +204,45 @@ void check_bounds(const void* p, size_t bytes, size_t alignment, Place place) {
     }
     return;
   }
-  if (address - machine.last_begin < machine.last_bytes && bytes <= machine.last_bytes - (address - machine.last_begin))
-    return;
+  const uintptr_t offset = address - machine.last_begin;
+  if (machine.last && offset < machine.last->bytes && bytes <= machine.last->bytes - offset) return;
   const auto next = machine.buffers.upper_bound(address);
   if (next == machine.buffers.begin()) fail("access outside of a buffer", place);
-  const auto& [begin, size] = *std::prev(next);
-  if (address - begin + bytes > size) fail("access outside of a buffer", place);
+  auto& [begin, buffer] = *std::prev(next);
+  if (address - begin + bytes > buffer.bytes) fail("access outside of a buffer", place);
   machine.last_begin = begin;
-  machine.last_bytes = size;
+  machine.last = &buffer;
+}
+
+// Checks that a thread of an early grid waits before it writes, and before it reads what the call's grids have written.
+void check_order(Access access, const void* p, size_t bytes, Place place) {
+  const bool waited = !machine.early || machine.fibers[machine.current].waited;
+  if (access == Access::kRead && waited) return;
+  if (!waited && access == Access::kWrite) fail("an early grid writes before it waits", place);
+  std::vector<int>& written = machine.last->written;
+  if (written.empty() && access == Access::kWrite) written.resize((machine.last->bytes + 3) / 4);
+  const size_t offset = reinterpret_cast<uintptr_t>(p) - machine.last_begin;
+  for (size_t i = offset / 4; i < (offset + bytes + 3) / 4 && i < written.size(); ++i) {
+    if (access == Access::kWrite)
+      written[i] = launches;
+    else if (written[i] >= machine.first_of_call)
+      fail("an early grid reads what another writes before it waits", place);
+  }
 }
 
 }  // namespace
 
-void add_buffer(const void* begin, size_t bytes) { machine.buffers[reinterpret_cast<uintptr_t>(begin)] = bytes; }
+void add_buffer(const void* begin, size_t bytes) {
+  remove_buffer(begin);
+  machine.buffers[reinterpret_cast<uintptr_t>(begin)] = {bytes};
+}
 
 void remove_buffer(const void* begin) {
   machine.buffers.erase(reinterpret_cast<uintptr_t>(begin));
-  machine.last_bytes = 0;
+  machine.last = nullptr;
 }
 
-void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes) {
+void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes, bool early) {
   const std::lock_guard lock(one_launch);
   if (block.x % kWarp) throw Fault("CUDA emulator: blocks of whole warps only");
   machine.entry = entry;
@@ -224,6 +253,9 @@ void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 b
   if (machine.fibers.size() < block.x) machine.fibers.resize(block.x);
   if (machine.shadows.empty()) machine.shadows.resize(kSharedBytes / 4);
   ++launches;
+  early_launches += early;
+  machine.early = early;
+  if (!early) machine.first_of_call = launches;
   gridDim = grid;
   blockDim = block;
   for (unsigned i = 0; i < grid.x; ++i) {
@@ -231,6 +263,8 @@ void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 b
     run_block();
   }
 }
+
+void wait_for_kernels_before() { machine.fibers[machine.current].waited = true; }
 
 void barrier(Place place) { wait(State::kAtBarrier, place); }
 
@@ -245,7 +279,7 @@ uint64_t shuffle_xor(unsigned mask, uint64_t value, int lane_mask, Place place) 
 
 void check(Access access, const void* p, size_t bytes, size_t alignment, Place place) {
   check_bounds(p, bytes, alignment, place);
-  if (!in_shared(p)) return;
+  if (!in_shared(p)) return check_order(access, p, bytes, place);
   const unsigned thread = machine.current + 1;
   const size_t first = (static_cast<const char*>(p) - reinterpret_cast<const char*>(hanops_shared)) / 4;
   for (size_t i = first; i < first + (bytes + 3) / 4; ++i) {

@@ -1,8 +1,9 @@
 // A small CUDA machine on the CPU: blocks run one after another, each thread of a block is a fiber.
 //
 // It runs the kernels' own source, and reports what a GPU would not: accesses outside a buffer or not aligned, races
-// on shared memory between two barriers, barriers and shuffles that not all threads reach. The emulator's folder stands
-// before the CUDA toolkit's on the include path: cuda_runtime.h there includes this file.
+// on shared memory between two barriers, barriers and shuffles that not all threads reach, early grids that do not
+// wait. The emulator's folder stands before the CUDA toolkit's on the include path: cuda_runtime.h there includes this
+// file.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +34,11 @@ struct Fault : std::runtime_error {
 // How many SMs the machine says it has.
 inline int sms = 1;
 
-// Grids that it has run.
-inline int launches = 0;
+// The current device. Device 0 runs code for sm_90, device 1 for sm_80.
+inline int device = 0;
+
+// Grids that it has run, and how many of them were launched early: they may start before the grid before has ended.
+inline int launches = 0, early_launches = 0;
 
 // Memory that kernels may use. Nothing else may be touched.
 void add_buffer(const void* begin, size_t bytes);
@@ -43,7 +47,7 @@ void remove_buffer(const void* begin);
 using Entry = void (*)(const void* kernel, void** arguments);
 
 // Runs a grid. `entry` calls the kernel once for each thread.
-void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes);
+void launch(Entry entry, const void* kernel, void** arguments, dim3 grid, dim3 block, size_t shared_bytes, bool early);
 
 enum class Access { kRead, kWrite };
 
@@ -73,6 +77,10 @@ void write_once(T* p, T value, Place place = Place::current()) {
   write(p, value, place);
 }
 
+// What a thread of an early grid must call before it reads what the grids before it have written, and before it writes.
+void wait_for_kernels_before();
+
+inline void let_next_kernel_start() {}
 inline void prefetch_line(const void*) {}
 inline unsigned pinned(unsigned v) { return v; }
 inline unsigned packed_bytes(int first, int second, unsigned above) {

@@ -149,7 +149,11 @@ TORCH_LIBRARY_IMPL(hanops, CPU, m) {
 
 HANOPS_EXPORT void set_sms(int count) { emulator::sms = count; }
 
+HANOPS_EXPORT void set_device(int device) { emulator::device = device; }
+
 HANOPS_EXPORT int launches() { return emulator::launches; }
+
+HANOPS_EXPORT int early_launches() { return emulator::early_launches; }
 
 // The layout of sign bits, as csrc/signs.h has it: what hanops/definition/signs.py is compared with.
 HANOPS_EXPORT long long sign_bytes_of(long long features, int chunked) {

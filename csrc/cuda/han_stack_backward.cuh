@@ -25,6 +25,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
   constexpr bool kAhead =
       kReadsAhead && Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
+  // Whether dy and y are read at once: float64 has no registers for it, and in wide tiles the layers' loop suffers.
+  constexpr bool kTogether = std::is_same_v<A, float> && (Tile::K == 1 || Tile::R * Tile::E <= 32);
   let_next_kernel_start();
   A* memory = shared_memory<A>();
   ThreadGroup<Tile> threads(call.lanes, call.warps, memory, kDots);
@@ -64,8 +66,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
       layer_signs -= call.layers > 1 ? sign_step : 0;
     }
     A g[Tile::R][Tile::E], x[kX ? Tile::R : 1][Tile::E];
-    read_rows<Tile>(g, threads, call, call.dy, group, tile.first, column, chunk);
-    if constexpr (kX) read_output<Tile>(x, threads, call, group, tile.first, column, chunk);
+    if constexpr (kX && kTogether) {
+      read_gradient_and_output<Tile>(g, x, threads, call, group, tile.first, column, chunk);
+    } else {
+      read_rows<Tile>(g, threads, call, call.dy, group, tile.first, column, chunk);
+      if constexpr (kX) read_output<Tile>(x, threads, call, group, tile.first, column, chunk);
+    }
     if (index() == part) wait_for_kernels_before();
     clear_rows<Tile>(g, own);
     if constexpr (kX) {

@@ -19,33 +19,53 @@ struct Nothing {
   __device__ void add_to(Elements&) {}
 };
 
-// Reads a lane's elements of R rows, zeros beyond the features, where `valid` has a bit for the register; kAll: it has
-// one for each. Register r's row is at `data` + row(r) * row_stride. Every load is issued before the first value is
-// converted, from whole words: a load that shares a branch with its conversion is waited for before the next one
-// starts. What is read beside is among them, but where columns are read one by one: there registers are few.
-template <class Tile, class S, bool kAll, int R, class A, class RowOf, class Beside>
-__device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data, int64_t row_stride, RowOf row,
-                                              unsigned valid, int column, int features, int stride, bool vector,
-                                              Beside beside) {
-  data += column;
-  if (vector) {
-    Packet<S, Tile::V> packets[R][Tile::K] = {};
+// A lane's elements of R rows, as whole words that are not converted yet: a load that shares a branch with its
+// conversion is waited for before the next one starts.
+template <class Tile, class S, int R>
+class RawRows {
+ public:
+  // See read_elements; `data` is at the lane's first column.
+  template <bool kAll, class RowOf>
+  __device__ __forceinline__ void read(const S* data, int64_t row_stride, RowOf row, unsigned valid, int column,
+                                       int features, int stride) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const S* from = data + row(r) * row_stride;
 #pragma unroll
       for (int m = 0; m < Tile::K; ++m) {
         if ((kAll || valid >> r & 1) && (within<Tile>(m) || column + m * stride < features)) {
-          packets[r][m] = read_packet<S, Tile::V>(from + m * stride);
+          packets_[r][m] = read_packet<S, Tile::V>(from + m * stride);
         }
       }
     }
-    beside.read();
+  }
+
+  template <class A>
+  __device__ __forceinline__ void convert_to(A (&x)[R][Tile::E]) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
-      for (int e = 0; e < Tile::E; ++e) x[r][e] = item<A, S>(packets[r][e / Tile::V], e % Tile::V);
+      for (int e = 0; e < Tile::E; ++e) x[r][e] = item<A, S>(packets_[r][e / Tile::V], e % Tile::V);
     }
+  }
+
+ private:
+  Packet<S, Tile::V> packets_[R][Tile::K] = {};
+};
+
+// Reads a lane's elements of R rows, zeros beyond the features, where `valid` has a bit for the register; kAll: it has
+// one for each. Register r's row is at `data` + row(r) * row_stride. Every load is issued before the first value is
+// converted. What is read beside is among them, but where columns are read one by one: there registers are few.
+template <class Tile, class S, bool kAll, int R, class A, class RowOf, class Beside>
+__device__ __forceinline__ void read_elements(A (&x)[R][Tile::E], const S* data, int64_t row_stride, RowOf row,
+                                              unsigned valid, int column, int features, int stride, bool vector,
+                                              Beside beside) {
+  data += column;
+  if (vector) {
+    RawRows<Tile, S, R> raw;
+    raw.template read<kAll>(data, row_stride, row, valid, column, features, stride);
+    beside.read();
+    raw.convert_to(x);
     beside.add_to(x);
   } else {
     constexpr int kRows = Tile::E < 32 ? (R * Tile::E < 32 ? R : 32 / Tile::E) : 1;  // at once: registers are few
@@ -98,22 +118,26 @@ __device__ __forceinline__ void write_row(S* row, const A (&x)[Tile::E], bool va
   }
 }
 
-// A tile's rows of type S, all of which are there.
-template <class Tile, class S, class A, class Beside>
+template <class S>
+__device__ __forceinline__ const S* row_of(const Rows& rows, int64_t group, int64_t row) {
+  return static_cast<const S*>(rows.data) + group * rows.group_stride + row * rows.row_stride;
+}
+
+// A tile's rows of type S, all of which are there; kWords: in whole words, where these rows allow it.
+template <class Tile, class S, bool kWords, class A, class Beside>
 __device__ __forceinline__ void read_rows_of(A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads,
                                              const Stack& call, const Rows& rows, int64_t group, int64_t first,
                                              int column, int stride, Beside beside) {
-  const S* data = static_cast<const S*>(rows.data) + group * rows.group_stride + first * rows.row_stride;
   const auto row = [&](int r) { return threads.row(r); };
-  read_elements<Tile, S, true>(x, data, rows.row_stride, row, 0, column, call.features, stride, rows.vector >= Tile::V,
-                               beside);
+  read_elements<Tile, S, true>(x, row_of<S>(rows, group, first), rows.row_stride, row, 0, column, call.features, stride,
+                               kWords && rows.vector >= Tile::V, beside);
 }
 
 template <class Tile, class A>
 __device__ __forceinline__ void read_rows(A (&x)[Tile::R][Tile::E], const ThreadGroup<Tile>& threads, const Stack& call,
                                           const Rows& rows, int64_t group, int64_t first, int column, int stride) {
   with_type<A>(call.type, [&](auto type) {
-    read_rows_of<Tile, decltype(type)>(x, threads, call, rows, group, first, column, stride, Nothing());
+    read_rows_of<Tile, decltype(type), true>(x, threads, call, rows, group, first, column, stride, Nothing());
   });
 }
 

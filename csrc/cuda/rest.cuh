@@ -117,7 +117,35 @@ __device__ __forceinline__ void read_output(A (&y)[Tile::R][Tile::E], const Thre
   with_type<A>(call.type, [&](auto type) {
     using S = decltype(type);
     const Rest<Tile, S> rest(threads, call, group, first, ~0u, column, stride);
-    read_rows_of<Tile, S>(y, threads, call, call.y, group, first, column, stride, rest);
+    read_rows_of<Tile, S, true>(y, threads, call, call.y, group, first, column, stride, rest);
+  });
+}
+
+// A tile's rows of dy, and of y with their rest: all loads are issued before the first value is converted.
+template <class Tile, class A>
+__device__ __forceinline__ void read_gradient_and_output(A (&dy)[Tile::R][Tile::E], A (&y)[Tile::R][Tile::E],
+                                                         const ThreadGroup<Tile>& threads, const BackwardCall& call,
+                                                         int64_t group, int64_t first, int column, int stride) {
+  with_type<A>(call.type, [&](auto type) {
+    using S = decltype(type);
+    Rest<Tile, S> rest(threads, call, group, first, ~0u, column, stride);
+    if (call.dy.vector >= Tile::V && call.y.vector >= Tile::V) {
+      const auto row = [&](int r) { return threads.row(r); };
+      RawRows<Tile, S, Tile::R> raw_dy, raw_y;
+      const auto read = [&](auto& raw, const Rows& rows) {
+        const S* data = row_of<S>(rows, group, first) + column;
+        raw.template read<true>(data, rows.row_stride, row, 0, column, call.features, stride);
+      };
+      read(raw_y, call.y);
+      rest.read();
+      read(raw_dy, call.dy);
+      raw_y.convert_to(y);
+      rest.add_to(y);
+      raw_dy.convert_to(dy);
+    } else {
+      read_rows_of<Tile, S, false>(dy, threads, call, call.dy, group, first, column, stride, Nothing());
+      read_rows_of<Tile, S, false>(y, threads, call, call.y, group, first, column, stride, rest);
+    }
   });
 }
 

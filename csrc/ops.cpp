@@ -275,8 +275,11 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
   check_forward(x, u, b, final_abs, save, abs, dim);
   const Backend backend = select_backend(x, u);
   if (backend == Backend::kCpu) {
-    if (!is_last(x, dim)) return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "");
-    return cpu::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save);
+    if (!is_last(x, dim) && !cpu::takes_any_axis(x.scalar_type())) {
+      return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "");
+    }
+    return cpu::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save,
+                                  dim < 0 ? dim + x.dim() : dim);
   }
   return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save, abs, dim);
 }
@@ -287,10 +290,11 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim);
   const Backend backend = select_backend(dy, u);
   if (backend == Backend::kCpu) {
-    if (!is_last(dy, dim)) {
+    if (!is_last(dy, dim) && !cpu::takes_any_axis(dy.scalar_type())) {
       return backward_by_rows_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim, "");
     }
-    return cpu::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs);
+    return cpu::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs,
+                                   dim < 0 ? dim + dy.dim() : dim);
   }
   return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs, abs, dim);
 }

@@ -52,18 +52,28 @@ static_assert(kNarrow <= kMostLaneFeatures);
 constexpr int kMostLaneGroups = kManyRegisters ? 4 : 2;
 
 HANOPS_INLINE bool rows_in_lanes(const Stack& stack) {
-  return stack.storage != Storage::kDouble && stack.features <= kNarrow;
+  return stack.storage != Storage::kDouble && (stack.inner > 0 || stack.features <= kNarrow);
 }
 
-// Takes whole lane groups from [row, end), in tiles of about the same height: body(constant groups, row). Returns
-// the first row left over.
+// Bytes of a tile of positions, beyond which it has fewer lane groups: half of L2. A backward takes 15.5, 11.8 and 9.6
+// clocks for a vector and layer with 1, 2 and 4 groups, in L1 and in L2 alike (196 to 512 features, AVX-512).
+constexpr int64_t kLaneTileBytes = 512 << 10;
+
+// Takes lane groups of [row, end), in tiles of about the same height and of so many planes: body(constant groups, row,
+// end of the tile's rows). Returns the first row left over: groups of rows are whole, the last one of positions may not
+// be.
 template <class Body>
-HANOPS_INLINE int64_t for_lane_tiles(int64_t row, int64_t end, Body&& body) {
-  for (int64_t groups = (end - row) / kGroupRows; groups > 0;) {
-    const int64_t tiles = (groups + kMostLaneGroups - 1) / kMostLaneGroups, height = (groups + tiles - 1) / tiles;
-    with_constant<kMostLaneGroups>(height, [&](auto lane_groups) { body(lane_groups, row); });
+HANOPS_INLINE int64_t for_lane_tiles(const Stack& stack, int planes, int64_t row, int64_t end, Body&& body) {
+  const bool positions = stack.inner > 0;
+  const int64_t group_bytes = stack.features * planes * kGroupRows * static_cast<int64_t>(sizeof(float));
+  const int64_t most =
+      positions ? std::clamp<int64_t>(kLaneTileBytes / group_bytes, 1, kMostLaneGroups) : kMostLaneGroups;
+  for (int64_t groups = (end - row + (positions ? kGroupRows - 1 : 0)) / kGroupRows; groups > 0;) {
+    const int64_t tiles = (groups + most - 1) / most, height = (groups + tiles - 1) / tiles;
+    const int64_t tile_end = std::min(end, row + height * kGroupRows);
+    with_constant<kMostLaneGroups>(height, [&](auto lane_groups) { body(lane_groups, row, tile_end); });
     groups -= height;
-    row += height * kGroupRows;
+    row = tile_end;
   }
   return row;
 }

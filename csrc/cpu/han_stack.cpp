@@ -38,27 +38,39 @@ Storage storage_of(const Tensor& t) {
   }
 }
 
-// x as (groups, rows, features), without a copy where its leading axes collapse to one stride.
+// The one stride that axes [first, last) of x collapse to, innermost last; none where they do not.
+std::optional<int64_t> collapsed_stride(const Tensor& x, int64_t first, int64_t last) {
+  int64_t rows = 1, stride = 0;
+  for (int64_t i = last - 1; i >= first; --i) {
+    if (x.size(i) == 1) continue;
+    if (rows == 1) {
+      stride = x.stride(i);
+    } else if (x.stride(i) != stride * rows) {
+      return std::nullopt;
+    }
+    rows *= x.size(i);
+  }
+  return stride;
+}
+
+int64_t inner_size(const Tensor& x, int64_t dim) { return c10::multiply_integers(x.sizes().slice(dim + 1)); }
+
+// x as (groups, rows, features), or (groups, outer, features, inner), without a copy where the axes before the features
+// collapse to one stride, and those after them to the stride 1.
 struct Rows {
   Tensor owner;
   int64_t group_stride;
   Matrix matrix;
 
-  Rows(const Tensor& x, bool grouped) : owner(x) {
-    const int64_t first = grouped ? 1 : 0, last = x.dim() - 1;
-    int64_t rows = 1, stride = 0;
-    for (int64_t i = last - 1; i >= first; --i) {
-      if (x.size(i) == 1) continue;
-      if (rows == 1) {
-        stride = x.stride(i);
-      } else if (x.stride(i) != stride * rows) {
-        owner = x.contiguous();
-        stride = x.size(last);
-        break;
-      }
-      rows *= x.size(i);
+  Rows(const Tensor& x, bool grouped, int64_t dim) : owner(x) {
+    const int64_t first = grouped ? 1 : 0;
+    const bool adjacent = inner_size(x, dim) == 1 || collapsed_stride(x, dim + 1, x.dim()) == 1;
+    auto stride = collapsed_stride(x, first, dim);
+    if (!adjacent || !stride) {
+      owner = x.contiguous();
+      stride = collapsed_stride(owner, first, dim);
     }
-    matrix = {owner.const_data_ptr(), stride, owner.stride(last)};
+    matrix = {owner.const_data_ptr(), *stride, owner.stride(dim)};
     group_stride = grouped ? owner.stride(0) : 0;
   }
 
@@ -75,8 +87,8 @@ struct Packed {
   Stack shape;
 
   Packed(const Kernels& kernels, const Tensor& x, const Tensor& u, const std::optional<Tensor>& b, int64_t abs_layers,
-         int64_t groups) {
-    shape = {storage_of(x), u.size(-1), u.size(-2), abs_layers, nullptr, nullptr};
+         int64_t groups, int64_t inner) {
+    shape = {storage_of(x), u.size(-1), u.size(-2), abs_layers, inner, nullptr, nullptr};
     const Tensor u_rows = u.contiguous(), b_rows = b ? b->contiguous() : Tensor();
     packed_bytes = round_up(shape.layers * kernels.layer_bytes(shape), kAlignment);
     memory = c10::GetCPUAllocator()->allocate(groups * (packed_bytes + shape.layers * 2 * sizeof(double)));
@@ -123,32 +135,40 @@ char* offset(const Tensor& t, int64_t elements) {
   return t.defined() ? static_cast<char*>(t.data_ptr()) + elements * t.element_size() : nullptr;
 }
 
+// Rows, or positions, are those of a group.
 struct Extent {
   bool grouped;
   int64_t groups, rows, features, layers, abs_layers;
+  int64_t inner;  // of Stack
 
-  Extent(const Tensor& x, const Tensor& u, int64_t abs_layers)
+  Extent(const Tensor& x, const Tensor& u, int64_t abs_layers, int64_t dim)
       : grouped(u.dim() == 3),
         groups(grouped ? u.size(0) : 1),
         features(u.size(-1)),
         layers(u.size(-2)),
-        abs_layers(abs_layers) {
+        abs_layers(abs_layers),
+        inner(dim == x.dim() - 1 ? 0 : inner_size(x, dim)) {
     rows = groups ? x.numel() / (groups * features) : 0;
   }
 };
 
-// A group's part of `signs`, a row of which has the bits of a stack's layers and perhaps the rest of y.
+// A group's part of `signs`, a row of which, or an outer, has the bits of a stack's layers and perhaps the rest of y.
 template <class Byte>
 struct Saved {
   Planes<Byte> planes;
-  int64_t rows, bits;  // of a group, of a row
+  int64_t rows, bits;  // rows or outers of a group, bytes of a row or an outer
   bool has_rest;
 
   Saved(Byte* data, const Extent& n, int64_t rest_planes)
-      : planes{data, (n.abs_layers + rest_planes) * sign_bytes(n.features)},
-        rows(n.rows),
-        bits(n.abs_layers * sign_bytes(n.features)),
+      : planes{data, (n.abs_layers + rest_planes) * plane_bytes(n)},
+        rows(n.inner > 0 ? n.rows / n.inner : n.rows),
+        bits(n.abs_layers * plane_bytes(n)),
         has_rest(rest_planes > 0) {}
+
+  static int64_t plane_bytes(const Extent& n) {
+    constexpr int64_t kWordBytes = kWordColumns / 8;
+    return n.inner > 0 ? word_count(n.features) * kWordBytes * n.inner : sign_bytes(n.features);
+  }
 
   Planes<Byte> signs(int64_t g) const {
     return bits > 0 ? Planes<Byte>{planes.data + g * rows * planes.row_stride, planes.row_stride} : Planes<Byte>{};
@@ -194,19 +214,21 @@ const Kernels& kernels() {
 }
 
 std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, const std::optional<Tensor>& b,
-                                             int64_t abs_layers, int64_t save) {
-  const Extent n(x, u, abs_layers);
+                                             int64_t abs_layers, int64_t save, int64_t dim) {
+  const Extent n(x, u, abs_layers, dim);
   const int64_t of_rest = rest_planes(x.scalar_type(), save);
-  const at::DimVector signs_sizes =
-      save > 0 ? signs_shape(x.sizes(), n.abs_layers + of_rest, sign_bytes(n.features)) : at::DimVector{0};
+  const at::DimVector signs_sizes = save == 0 ? at::DimVector{0}
+                                    : is_last(x, dim)
+                                        ? signs_shape(x.sizes(), n.abs_layers + of_rest, sign_bytes(n.features))
+                                        : sign_words_shape(x.sizes(), n.abs_layers + of_rest, dim);
   const Tensor signs = at::cpu::empty(signs_sizes, x.options().dtype(at::kByte));
   if (n.layers == 0) return {x.clone(at::MemoryFormat::Contiguous), signs.zero_()};
   Tensor y = at::cpu::empty(x.sizes(), x.options());
   if (y.numel() == 0) return {y, signs};
 
   const Kernels& k = kernels();
-  const Rows x_rows(x, n.grouped);
-  const Packed packed(k, x, u, b, abs_layers, n.groups);
+  const Rows x_rows(x, n.grouped, dim);
+  const Packed packed(k, x, u, b, abs_layers, n.groups, n.inner);
   const Saved saved(save > 0 ? signs.data_ptr<uint8_t>() : nullptr, n, of_rest);
   const Parts parts(n.rows, k.task_rows(packed.shape), n.rows);  // a unit each
   const int64_t units = parts.count, grain = ceil_div(kForwardGrain, parts.unit * n.features * n.layers);
@@ -226,8 +248,8 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
 std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const std::optional<Tensor>& y,
                                                       const Tensor& signs, const Tensor& u,
                                                       const std::optional<Tensor>& b, int64_t abs_layers,
-                                                      std::array<bool, 3> needs) {
-  const Extent n(dy, u, abs_layers);
+                                                      std::array<bool, 3> needs, int64_t dim) {
+  const Extent n(dy, u, abs_layers, dim);
   const auto [needs_dx, needs_du, needs_db] = needs;
   const auto none = [](const Tensor& like) { return at::cpu::empty({0}, like.options()); };
   if (n.layers == 0 || dy.numel() == 0) {
@@ -239,12 +261,12 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const st
   Tensor db = needs_db ? at::cpu::empty(u.sizes(), u.options()) : none(u);
 
   const Kernels& k = kernels();
-  const Rows dy_rows(dy, n.grouped);
-  const std::optional<Rows> y_rows = needs_du ? std::optional<Rows>(std::in_place, *y, n.grouped) : std::nullopt;
+  const Rows dy_rows(dy, n.grouped, dim);
+  const std::optional<Rows> y_rows = needs_du ? std::optional<Rows>(std::in_place, *y, n.grouped, dim) : std::nullopt;
   const Tensor kept = signs.contiguous();
-  const Saved saved(kept.const_data_ptr<uint8_t>(), n, kept.size(-2) - n.abs_layers);
+  const Saved saved(kept.const_data_ptr<uint8_t>(), n, kept.size(n.inner > 0 ? dim : -2) - n.abs_layers);
   const Tensor zeros = abs_layers > 0 ? Tensor() : at::zeros({sign_bytes(n.features)}, signs.options());
-  const Packed packed(k, dy, u, b, abs_layers, n.groups);
+  const Packed packed(k, dy, u, b, abs_layers, n.groups, n.inner);
   const bool sums = needs_du || needs_db;
   const int64_t part_bytes = sums ? n.layers * k.layer_bytes(packed.shape) : 0;
   const Parts split(n.rows, k.task_rows(packed.shape), most_sums(n.rows));

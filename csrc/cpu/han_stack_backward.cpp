@@ -24,8 +24,9 @@ void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t e
       with_flag(call.needs_db, [&](auto db) {
         if constexpr (!std::is_same_v<decltype(s), double>) {
           if (rows_in_lanes(stack)) {
-            begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-              backward_lanes<decltype(s), groups, du, db>(stack, call, row, static_cast<float*>(partial), scratch);
+            begin = for_lane_tiles(stack, du ? 2 : 1, begin, end, [&](auto groups, int64_t row, int64_t tile_end) {
+              float* const sums = static_cast<float*>(partial);
+              backward_lanes<decltype(s), groups, du, db>(stack, call, row, tile_end, sums, scratch);
             });
           }
         }

@@ -12,8 +12,8 @@ void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end
     with_flag(call.signs.data != nullptr, [&](auto save) {
       if constexpr (!std::is_same_v<decltype(s), double>) {
         if (rows_in_lanes(stack)) {
-          begin = for_lane_tiles(begin, end, [&](auto groups, int64_t row) {
-            forward_lanes<decltype(s), groups, save>(stack, call, row, scratch);
+          begin = for_lane_tiles(stack, 1, begin, end, [&](auto groups, int64_t row, int64_t tile_end) {
+            forward_lanes<decltype(s), groups, save>(stack, call, row, tile_end, scratch);
           });
         }
       }

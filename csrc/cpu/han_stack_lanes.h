@@ -1,24 +1,27 @@
-// Narrow stacks, rows in the lanes: what the forward and the backward kernel share.
+// Rows in the lanes, for narrow stacks and for positions: what the forward and the backward kernel share.
 //
 // A tile is G lane groups: kGroupRows rows each, one in a lane, so that a dot product is a chain of multiply-adds over
-// columns and needs no horizontal sum; w and b are broadcast. Rows go in and out through transposes. Arithmetic is in
-// float.
+// columns and needs no horizontal sum; w and b are broadcast. Rows go in and out through transposes, positions as they
+// are (positions.h). Arithmetic is in float.
 #pragma once
 
-#include "rest.h"
+#include "positions.h"
 
 namespace hanops::cpu {
 namespace CPU_CAPABILITY {
 
-constexpr int kGroupRows = kLanes<float>;
-
-// Sign bits travel in words of 32 columns, one or two a layer.
+// Rows have so many features at most, or one or two sign words a layer. Positions have any number.
 constexpr int64_t kMostLaneFeatures = 64;
+
+// Dot products are summed in blocks of so many sign words: 64 columns.
+constexpr int64_t kBlockWords = 2;
 
 // w of a column in the packed parameters, and dw in a partial sum; b and db stand kLanes further.
 HANOPS_INLINE int64_t parameter_index(int64_t column) {
   return column / kGroupRows * 2 * kGroupRows + column % kGroupRows;
 }
+
+HANOPS_INLINE bool starts_block(int64_t column) { return column > 0 && column % (kBlockWords * kWordColumns) == 0; }
 
 // Rows [row, row + kGroupRows) of m, with their rest, through transposes: one in a lane, column c at `at` + c * step.
 template <class S>
@@ -62,6 +65,26 @@ HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features
   });
 }
 
+// What a pass does with the columns of each sign word, before it takes them or after: positions are read and written
+// so, while their part of the tile is in L1. Nothing by default.
+class WordHook {
+ public:
+  WordHook() = default;
+  template <class Body>
+  HANOPS_INLINE explicit WordHook(const Body& body)
+      : body_(&body), run_([](const void* hook, int64_t first, int64_t columns) {
+          (*static_cast<const Body*>(hook))(first, columns);
+        }) {}
+
+  HANOPS_INLINE void operator()(int64_t first, int64_t columns) const {
+    if (run_) run_(body_, first, columns);
+  }
+
+ private:
+  const void* body_ = nullptr;
+  void (*run_)(const void*, int64_t, int64_t) = nullptr;
+};
+
 // G lane groups, one or two planes, stored (columns, G, planes, lanes).
 template <int G, int kPlanes>
 struct LaneTile {
@@ -87,29 +110,53 @@ struct LaneTile {
       write_group(at(0, g, plane), kStep, features, matrix + first * features, rest, first);
     }
   }
+
+  // The columns of a word of positions, between an array and a plane.
+  template <class S>
+  void read_word(const TileArray<const S, G>& from, int64_t first, int64_t columns, int plane) const {
+    from.template read_word<kStep, kPlanes * kGroupRows>(first, columns, at(first, 0, plane));
+  }
+  template <class S>
+  void write_word(const TileArray<S, G>& to, int64_t first, int64_t columns, int plane) const {
+    to.template write_word<kStep, kPlanes * kGroupRows>(first, columns, at(first, 0, plane));
+  }
 };
 
 // The sign words of some layers of a tile, stored (words, G, lanes). Word k of a row is bytes [4 k, 4 k + 4) of its
-// sign bytes where a layer is whole words; kWords words are then a transpose away.
+// sign bytes where a layer is whole words; kWords words are then a transpose away. Positions have whole words, and
+// their layers are held one by one.
 template <int G, class Byte>
 class LaneSigns {
  public:
   static constexpr int kWords = kGroupRows;
-  static constexpr int64_t kSize = kWords * G * kGroupRows;
+  static constexpr int64_t kWordSize = G * kGroupRows;
 
-  LaneSigns(const Stack& stack, const Planes<Byte>& signs, int64_t row, float* memory)
-      : rows_(stack, signs, row, 0),
+  LaneSigns(const Stack& stack, const Planes<Byte>& signs, int64_t row, int64_t end, float* memory)
+      : planes_(signs),
+        row_(row),
+        end_(end),
+        inner_(stack.inner),
         bytes_(sign_bytes(stack.features)),
         words_(word_count(stack.features)),
+        held_(stack.inner > 0 ? 1 : kWords / words_),
         layers_(stack.abs_layers),
         memory_(memory) {}
 
-  HANOPS_INLINE float* at(int64_t layer, int64_t word, int g) const {
-    return slot((layer * words_ + word) % kWords, g);
+  // Elements of `memory`.
+  static int64_t size(const Stack& stack) {
+    return (stack.inner > 0 ? word_count(stack.features) : kWords) * kWordSize;
+  }
+
+  // The words of a layer.
+  HANOPS_INLINE float* of(int64_t layer) const { return memory_ + (layer & (held_ - 1)) * words_ * kWordSize; }
+
+  // Word `word` of those, of group g.
+  static HANOPS_INLINE float* at(float* words, int64_t word, int g) {
+    return words + word * kWordSize + g * kGroupRows;
   }
 
   // Whether `layer` is the last, or the first, of those held together.
-  bool ends(int64_t layer) const { return (layer + 1) * words_ % kWords == 0 || layer == layers_ - 1; }
+  bool ends(int64_t layer) const { return ((layer + 1) & (held_ - 1)) == 0 || layer == layers_ - 1; }
 
   // Makes `layer` and those below that are held together readable; layers without signs read as 0.
   void fetch(int64_t layer) const { exchange<true>(layer); }
@@ -120,10 +167,12 @@ class LaneSigns {
  private:
   template <bool kFetch>
   void exchange(int64_t layer) const {
-    const int64_t first = layer * words_ / kWords * kWords;
-    const int64_t count = std::clamp<int64_t>(layers_ * words_ - first, 0, kWords);
+    const int64_t first = (layer & ~(held_ - 1)) * words_;
+    const int64_t count = std::clamp<int64_t>(layers_ * words_ - first, 0, held_ * words_);
     for (int g = 0; g < G; ++g) {
-      if (bytes_ == 4 * words_ && count > 0) {  // a layer without signs may have no memory to point at
+      if (inner_ > 0) {
+        exchange_positions<kFetch>(first, count, g);
+      } else if (bytes_ == 4 * words_ && count > 0) {  // a layer without signs may have no memory to point at
         exchange_square<kFetch>(first, count, g);
       } else {
         exchange_bytes<kFetch>(first, count, g);
@@ -132,20 +181,31 @@ class LaneSigns {
   }
 
   template <bool kFetch>
+  void exchange_positions(int64_t first, int64_t count, int g) const {
+    const auto lanes = word_lanes(planes_, inner_, row_ + g * kGroupRows, end_);
+    for (int64_t k = 0; k < words_; ++k) {
+      if constexpr (kFetch) {
+        (k < count ? lanes.load(first + k) : Vec<float>(0.f)).store(slot(k, g));
+      } else {
+        lanes.store(first + k, load(slot(k, g)));
+      }
+    }
+  }
+
+  template <bool kFetch>
   void exchange_square(int64_t first, int64_t count, int g) const {
-    Byte* row = rows_.first + g * kGroupRows * rows_.stride + 4 * first;
-    constexpr int64_t kNextWord = G * kGroupRows;
+    Byte* row = first_row(g) + 4 * first;
     if constexpr (kFetch) {
       Registers<float, kWords> square;
       unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
-        square[r] = load(reinterpret_cast<const float*>(row + r * rows_.stride), count);
+        square[r] = load(reinterpret_cast<const float*>(row + r * planes_.row_stride), count);
       });
       transpose(square);
-      square.store(slot(0, g), kNextWord);
+      square.store(slot(0, g), kWordSize);
     } else {
-      auto square = Registers<float, kWords>::load(slot(0, g), kNextWord);
+      auto square = Registers<float, kWords>::load(slot(0, g), kWordSize);
       transpose(square);
-      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row + r * rows_.stride, count); });
+      unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row + r * planes_.row_stride, count); });
     }
   }
 
@@ -156,7 +216,7 @@ class LaneSigns {
       if constexpr (kFetch) Vec<float>(0.f).store(words);
       if (k >= count) continue;
       const int64_t layer = (first + k) / words_, byte = 4 * ((first + k) % words_);
-      Byte* row = rows_.first + g * kGroupRows * rows_.stride + layer * bytes_ + byte;
+      Byte* row = first_row(g) + layer * bytes_ + byte;
       with_constant<4>(std::min<int64_t>(4, bytes_ - byte),
                        [&](auto bytes) HANOPS_LAMBDA { copy_bytes<kFetch, bytes>(row, words); });
     }
@@ -167,18 +227,23 @@ class LaneSigns {
   HANOPS_INLINE void copy_bytes(Byte* row, float* words) const {
     for (int r = 0; r < kGroupRows; ++r) {
       if constexpr (kFetch) {
-        std::memcpy(words + r, row + r * rows_.stride, kBytes);
+        std::memcpy(words + r, row + r * planes_.row_stride, kBytes);
       } else {
-        std::memcpy(row + r * rows_.stride, words + r, kBytes);
+        std::memcpy(row + r * planes_.row_stride, words + r, kBytes);
       }
     }
   }
 
   // Word k of group g, one of those held.
-  HANOPS_INLINE float* slot(int64_t k, int g) const { return memory_ + (k * G + g) * kGroupRows; }
+  HANOPS_INLINE float* slot(int64_t k, int g) const { return at(memory_, k, g); }
 
-  SignRows<Byte> rows_;
-  int64_t bytes_, words_, layers_;
+  HANOPS_INLINE Byte* first_row(int g) const { return planes_.data + (row_ + g * kGroupRows) * planes_.row_stride; }
+
+  Planes<Byte> planes_;
+  int64_t row_, end_, inner_;
+  int64_t bytes_, words_;  // of a layer
+  int64_t held_;           // layers, a power of 2
+  int64_t layers_;
   float* memory_;
 };
 

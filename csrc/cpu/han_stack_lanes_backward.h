@@ -1,4 +1,5 @@
-// The backward kernel for narrow stacks, rows in the lanes of a vector; the steps are those of han_stack_backward.h.
+// The backward kernel with rows in the lanes of a vector, narrow stacks and positions; the steps are those of
+// han_stack_backward.h.
 #pragma once
 
 #include "han_stack_lanes.h"
@@ -12,10 +13,10 @@ template <int G, bool kDu, bool kDb, bool kUndo, bool kPrepare>
 struct BackwardWord {
   LaneTile<G, kDu ? 2 : 1> tile;
   Registers<float, G> c{}, a{};                         // -2 w . gz and -2 w . p of the layer
-  Registers<float, G> dot_gz{}, dot_p{};                // of the layer below, so far
+  Dots<float, G> dot_gz{}, dot_p{};                     // of the layer below, so far
   Registers<float, G> bits{};                           // of the layer below, those of the column at hand on top
   const float *parameters = nullptr, *below = nullptr;  // of the layer and of the one below, from the word's columns on
-  float *dw = nullptr, *db = nullptr;                   // of the tile, from the word's columns on
+  float *dw = nullptr, *db = nullptr;                   // of the tile and the word
 
   // A column of the word, whose first one is column `first` of the tile.
   HANOPS_INLINE void visit(int64_t column, int64_t first) {
@@ -30,7 +31,7 @@ struct BackwardWord {
       if constexpr (kUndo && kDb) db_c = g == 0 ? gz : db_c + gz;
       if constexpr (kPrepare) {
         next = flip_by_top(next, bits[g]);
-        dot_gz[g] = vec::fmadd(w_below, next, dot_gz[g]);
+        dot_gz.add(g, w_below, next);
       }
       next.store(at);
       if constexpr (kDu) {
@@ -41,7 +42,7 @@ struct BackwardWord {
         }
         if constexpr (kPrepare) {
           const Vec<float> p_below = flip_by_top(x, bits[g]) - b_below;
-          dot_p[g] = vec::fmadd(w_below, p_below, dot_p[g]);
+          dot_p.add(g, w_below, p_below);
           p_below.store(at + kGroupRows);
         }
       }
@@ -58,42 +59,55 @@ struct BackwardLanes {
 
   LaneTile<G, kPlanes> state;  // gz, and p
   LaneSigns<G, const uint8_t> signs;
-  float* sums;                                    // (features, lanes): dw of the tile, then db
+  LanePrefetch<G> to_come;                        // dy and y of the next tile, dx of this one
+  float* sums;                                    // (word's columns, lanes): dw of the tile, then db
   alignas(64) float minus_beta2[G * kGroupRows];  // -2 w . gz of the layer at hand
   alignas(64) float alpha2[G * kGroupRows];       // -2 w . p, which is 2 w . x_l
 
-  // Undoes `layer`, and prepares the one below: see BackwardWord.
+  // Undoes `layer`, and prepares the one below: see BackwardWord. The first pass calls the hook before it takes a word,
+  // the last one after it.
   template <bool kDb, bool kUndo, bool kPrepare>
-  HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, float* partials) {
-    const auto words = signs;
-    const int64_t padded = layer_size<float>(stack.features) / 2;  // columns
-    float *dw = sums, *db = sums + padded * kGroupRows;
+  HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, float* partials, const WordHook& hook = {}) {
+    float* const words = signs.of(layer - 1);
+    float* const partial = partials + layer * layer_size<float>(stack.features);
     BackwardWord<G, kDu, kDb, kUndo, kPrepare> at{state};
+    at.dw = sums;
+    at.db = sums + kWordColumns * kGroupRows;
     if constexpr (kUndo) at.c = Registers<float, G>::load(minus_beta2);
     if constexpr (kUndo && kDu) at.a = Registers<float, G>::load(alpha2);
     for (int64_t word = 0; word * kWordColumns < stack.features; ++word) {
       const int64_t first = word * kWordColumns, columns = std::min(kWordColumns, stack.features - first);
       at.parameters = layer_parameters<float>(stack, kUndo ? layer : layer - 1) + 2 * first;
       at.below = layer_parameters<float>(stack, kPrepare ? layer - 1 : layer) + 2 * first;
-      at.dw = dw + first * kGroupRows;
-      at.db = db + first * kGroupRows;
+      if constexpr (!kUndo) hook(first, columns);
+      to_come.fetch();
       if constexpr (kPrepare) {
+        if (starts_block(first)) {
+          at.dot_gz.fold();
+          if constexpr (kDu) at.dot_p.fold();
+        }
         unroll<G>([&](auto g) HANOPS_LAMBDA {
-          at.bits[g] = shift_words(load(words.at(layer - 1, word, g)), kWordColumns - columns);
+          at.bits[g] = shift_words(load(signs.at(words, word, g)), kWordColumns - columns);
         });
       }
       for (int64_t column = columns - 1; column >= 0; --column) at.visit(column, first);
+      if constexpr (kUndo) add_sums<kDb>(at.dw, at.db, columns, partial + 2 * first);
+      if constexpr (!kPrepare) hook(first, columns);
     }
-    if constexpr (kPrepare) (at.dot_gz * Vec<float>(-2.f)).store(minus_beta2);
-    if constexpr (kPrepare && kDu) (at.dot_p * Vec<float>(-2.f)).store(alpha2);
-    if constexpr (kUndo) add_sums<kDb>(dw, db, padded, partials + layer * 2 * padded);
+    if constexpr (kPrepare) (at.dot_gz.total() * Vec<float>(-2.f)).store(minus_beta2);
+    if constexpr (kPrepare && kDu) (at.dot_p.total() * Vec<float>(-2.f)).store(alpha2);
   }
 
-  // Adds the tile's dw and db, summed over lanes, to a layer's partial sums.
+  // Adds a word's dw and db of the tile, summed over lanes, to a layer's partial sums, of which `partial` are the
+  // word's.
   template <bool kDb>
-  HANOPS_INLINE static void add_sums(const float* dw, const float* db, int64_t padded, float* partial) {
+  HANOPS_INLINE static void add_sums(float* dw, float* db, int64_t columns, float* partial) {
     if constexpr (kDu || kDb) {
-      for (int64_t j = 0; j < padded; j += kGroupRows) {
+      for (int64_t c = columns; c % kGroupRows != 0; ++c) {
+        if constexpr (kDu) Vec<float>(0.f).store(dw + c * kGroupRows);
+        if constexpr (kDb) Vec<float>(0.f).store(db + c * kGroupRows);
+      }
+      for (int64_t j = 0; j < columns; j += kGroupRows) {
         if constexpr (kDu) (load(partial + 2 * j) + square_sums(dw + j * kGroupRows)).store(partial + 2 * j);
         if constexpr (kDb) {
           float* q = partial + 2 * j + kGroupRows;
@@ -122,27 +136,49 @@ struct BackwardLanes {
   }
 };
 
+// Rows [row, end), as forward_lanes.
 template <class S, int G, bool kDu, bool kDb>
-void backward_lanes(const Stack& stack, const Backward& call, int64_t row, float* partials, Scratch& scratch) {
+void backward_lanes(const Stack& stack, const Backward& call, int64_t row, int64_t end, float* partials,
+                    Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
   using State = BackwardLanes<G, kDu>;
-  const int64_t state_size = decltype(State::state)::size(features), words_size = decltype(State::signs)::kSize;
-  const int64_t sums_size = kDu || kDb ? layer_size<float>(features) * kGroupRows : 0;
+  const int64_t state_size = decltype(State::state)::size(features), words_size = decltype(State::signs)::size(stack);
+  const int64_t sums_size = kDu || kDb ? 2 * kWordColumns * kGroupRows : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size + sums_size) * sizeof(float)));
   float *words = memory + state_size, *sums = words + words_size;
-  State tile{{memory}, {stack, call.signs, row, words}, sums, {}, {}};
-  std::memset(sums, 0, sums_size * sizeof(float));  // columns past `features`
-  tile.state.template read_rows<S>(call.dy, row, features, 0, {});
-  if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1, call.rest);
-  tile.signs.fetch(last);
-  tile.template pass<kDb, false, true>(stack, last + 1, partials);
-  if constexpr (kDu) tile.silence(features);
-  for (int64_t layer = last; layer > 0; --layer) {
-    if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
-    tile.template pass<kDb, true, true>(stack, layer, partials);
+  State tile{{memory}, {stack, call.signs, row, end, words}, {stack, stack.layers + 1}, sums, {}, {}};
+  const auto run = [&](const WordHook& before, const WordHook& after) {
+    tile.signs.fetch(last);
+    tile.template pass<kDb, false, true>(stack, last + 1, partials, before);
+    if constexpr (kDu) tile.silence(features);
+    for (int64_t layer = last; layer > 0; --layer) {
+      if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
+      tile.template pass<kDb, true, true>(stack, layer, partials);
+    }
+    tile.template pass<kDb, true, false>(stack, 0, partials, after);
+  };
+  if (stack.inner == 0) {
+    tile.state.template read_rows<S>(call.dy, row, features, 0, {});
+    if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1, call.rest);
+    run({}, {});
+    if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx), row, features, 0, {});
+  } else {
+    const Matrix dx = contiguous(stack, call.dx);
+    tile.to_come.template add<S>(call.dy, row + G * kGroupRows);
+    if constexpr (kDu) tile.to_come.template add<S>(call.y, row + G * kGroupRows);
+    if (call.dx) tile.to_come.template add<S>(dx, row);
+    const TileArray<const S, G> dy(stack, static_cast<const S*>(call.dy.data), call.dy.row_stride,
+                                   call.dy.column_stride, {}, row, end);
+    const TileArray<const S, G> y(stack, static_cast<const S*>(call.y.data), call.y.row_stride, call.y.column_stride,
+                                  call.rest, row, end);
+    const TileArray<S, G> to(stack, static_cast<S*>(call.dx), dx.row_stride, dx.column_stride, {}, row, end);
+    const auto read = [&](int64_t first, int64_t columns) {
+      tile.state.read_word(dy, first, columns, 0);
+      if constexpr (kDu) tile.state.read_word(y, first, columns, 1);
+    };
+    const auto write = [&](int64_t first, int64_t columns) { tile.state.write_word(to, first, columns, 0); };
+    run(WordHook(read), call.dx ? WordHook(write) : WordHook());
   }
-  tile.template pass<kDb, true, false>(stack, 0, partials);
-  if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx), row, features, 0, {});
 }
 
 }  // namespace CPU_CAPABILITY

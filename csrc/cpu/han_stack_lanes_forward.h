@@ -1,4 +1,4 @@
-// The forward kernel for narrow stacks, rows in the lanes of a vector.
+// The forward kernel with rows in the lanes of a vector: narrow stacks, and positions.
 #pragma once
 
 #include "han_stack_lanes.h"
@@ -18,7 +18,7 @@ struct ForwardWord {
   LaneTile<G, 1> tile;
   const Vec<float>& keep;
   const Registers<float, G>& a;    // -2 w . x of the layer
-  Registers<float, G>& dot;        // w . x of the next layer, so far
+  Dots<float, G>& dot;             // w . x of the next layer, so far
   Registers<float, G>& bytes;      // the word's sign bits
   int64_t first;                   // column of the word
   const float *parameters, *next;  // of the layer and of the next one, from that column on
@@ -33,7 +33,7 @@ struct ForwardWord {
       float* x = tile.at(first + c + 8 * kByte, g);
       const Vec<float> z = vec::fmadd(a[g], w, load(x)) + b, out = z & keep;
       out.store(x);
-      if constexpr (kNext) dot[g] = vec::fmadd(Vec<float>(next[k]), out, dot[g]);
+      if constexpr (kNext) dot.add(g, Vec<float>(next[k]), out);
       if constexpr (kSave) pair[g] = kByte % 2 == 0 ? z : pack_signs(pair[g], z);
     });
   }
@@ -66,64 +66,88 @@ template <int G>
 struct ForwardLanes {
   LaneTile<G, 1> h;  // x of the layer to come
   LaneSigns<G, uint8_t> signs;
+  LanePrefetch<G> to_come;                   // x of the next tile, y of this one
   alignas(64) float alpha2[G * kGroupRows];  // -2 w . x of that layer
 
   // The dot products of layer 0.
-  HANOPS_NOINLINE void enter(const Stack& stack) {
+  HANOPS_NOINLINE void enter(const Stack& stack, const WordHook& before) {
     const auto tile = h;
     const float* w = layer_parameters<float>(stack, 0);
-    Registers<float, G> dot;
+    Dots<float, G> dot;
     for (int64_t c = 0; c < stack.features; ++c) {
+      if (c % kWordColumns == 0) before(c, std::min(kWordColumns, stack.features - c));
+      if (starts_block(c)) dot.fold();
       const Vec<float> w_c(w[parameter_index(c)]);
-      unroll<G>([&](auto g) HANOPS_LAMBDA { dot[g] = vec::fmadd(w_c, load(tile.at(c, g)), dot[g]); });
+      unroll<G>([&](auto g) HANOPS_LAMBDA { dot.add(g, w_c, load(tile.at(c, g))); });
     }
-    (dot * Vec<float>(-2.f)).store(alpha2);
+    (dot.total() * Vec<float>(-2.f)).store(alpha2);
   }
 
   // One layer, and the dot products of the next one, if there is one.
   template <bool kSave, bool kNext>
-  HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, const Keep<float>& keep_bits) {
+  HANOPS_NOINLINE void pass(const Stack& stack, int64_t layer, const Keep<float>& keep_bits,
+                            const WordHook& after = {}) {
     const auto tile = h;
-    const auto words = signs;
+    float* const words = signs.of(layer);
     const Vec<float> keep = load(keep_bits.all);
     const auto a = Registers<float, G>::load(alpha2);
-    Registers<float, G> dot;
+    Dots<float, G> dot;
     for (int64_t word = 0; word * kWordColumns < stack.features; ++word) {
       const int64_t first = word * kWordColumns, columns = std::min(kWordColumns, stack.features - first);
+      if (kNext && starts_block(first)) dot.fold();
+      to_come.fetch();
       const float* parameters = layer_parameters<float>(stack, layer) + 2 * first;
       const float* next = layer_parameters<float>(stack, kNext ? layer + 1 : layer) + 2 * first;
       Registers<float, G> bytes;
       ForwardWord<G, kSave, kNext> at{tile, keep, a, dot, bytes, first, parameters, next};
       with_constant<4>((columns + 7) / 8, [&](auto count) HANOPS_LAMBDA { at.template steps<count>(columns); });
       if constexpr (kSave) {
-        unroll<G>([&](auto g) HANOPS_LAMBDA { sign_words(bytes[g]).store(words.at(layer, word, g)); });
+        unroll<G>([&](auto g) HANOPS_LAMBDA { sign_words(bytes[g]).store(signs.at(words, word, g)); });
       }
+      after(first, columns);
     }
-    if constexpr (kNext) (dot * Vec<float>(-2.f)).store(alpha2);
+    if constexpr (kNext) (dot.total() * Vec<float>(-2.f)).store(alpha2);
   }
 };
 
+// Rows [row, end), which fill G lane groups, or leave lanes of the last one spare where they are positions.
 template <class S, int G, bool kSave>
-void forward_lanes(const Stack& stack, const Forward& call, int64_t row, Scratch& scratch) {
+void forward_lanes(const Stack& stack, const Forward& call, int64_t row, int64_t end, Scratch& scratch) {
   const int64_t features = stack.features, last = stack.layers - 1;
   const bool final_abs = stack.abs_layers == stack.layers;
   const Keep<float> keep(stack.abs_layers > 0, features), keep_last(final_abs, features);
-  const int64_t state_size = LaneTile<G, 1>::size(features), words_size = kSave ? LaneSigns<G, uint8_t>::kSize : 0;
+  const int64_t state_size = LaneTile<G, 1>::size(features);
+  const int64_t words_size = kSave ? LaneSigns<G, uint8_t>::size(stack) : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size) * sizeof(float)));
-  ForwardLanes<G> tile{{memory}, {stack, call.signs, row, memory + state_size}, {}};
-  tile.h.template read_rows<S>(call.x, row, features, 0, {});
-  tile.enter(stack);
-  for (int64_t layer = 0; layer < last; ++layer) {
-    tile.template pass<kSave, true>(stack, layer, keep);
-    if (kSave && tile.signs.ends(layer)) tile.signs.flush(layer);
-  }
-  if (kSave && final_abs) {
-    tile.template pass<true, false>(stack, last, keep_last);
-    tile.signs.flush(last);
+  ForwardLanes<G> tile{{memory}, {stack, call.signs, row, end, memory + state_size}, {stack, stack.layers}, {}};
+  const auto run = [&](const WordHook& before, const WordHook& after) {
+    tile.enter(stack, before);
+    for (int64_t layer = 0; layer < last; ++layer) {
+      tile.template pass<kSave, true>(stack, layer, keep);
+      if (kSave && tile.signs.ends(layer)) tile.signs.flush(layer);
+    }
+    if (kSave && final_abs) {
+      tile.template pass<true, false>(stack, last, keep_last, after);
+      tile.signs.flush(last);
+    } else {
+      tile.template pass<false, false>(stack, last, keep_last, after);
+    }
+  };
+  if (stack.inner == 0) {
+    tile.h.template read_rows<S>(call.x, row, features, 0, {});
+    run({}, {});
+    tile.h.template write_rows<S>(static_cast<S*>(call.y), row, features, 0, call.rest);
   } else {
-    tile.template pass<false, false>(stack, last, keep_last);
+    const Matrix y = contiguous(stack, call.y);
+    tile.to_come.template add<S>(call.x, row + G * kGroupRows);
+    tile.to_come.template add<S>(y, row);
+    const TileArray<const S, G> from(stack, static_cast<const S*>(call.x.data), call.x.row_stride, call.x.column_stride,
+                                     {}, row, end);
+    const TileArray<S, G> to(stack, static_cast<S*>(call.y), y.row_stride, y.column_stride, call.rest, row, end);
+    const auto read = [&](int64_t first, int64_t columns) { tile.h.read_word(from, first, columns, 0); };
+    const auto write = [&](int64_t first, int64_t columns) { tile.h.write_word(to, first, columns, 0); };
+    run(WordHook(read), WordHook(write));
   }
-  tile.h.template write_rows<S>(static_cast<S*>(call.y), row, features, 0, call.rest);
 }
 
 }  // namespace CPU_CAPABILITY

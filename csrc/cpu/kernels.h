@@ -16,6 +16,7 @@ struct Stack {
   int64_t features;
   int64_t layers;
   int64_t abs_layers;  // the first so many end in an absolute value, and have bits: all, all but the last, or none
+  int64_t inner;       // 0: of rows; else of positions, so many beside each other: see Matrix
   void* packed;        // (layers, column vectors, {w, b}, lanes): w = u / |u|, zero beyond `features`
   double* norms;       // (layers, 2): |u| as a product of two factors, neither of which overflows
 };
@@ -27,14 +28,18 @@ struct Parameters {
   const void* b;
 };
 
-// A (rows, features) matrix in the stack's storage type; strides count elements and may be 0.
+// A (rows, features) matrix in the stack's storage type; strides count elements and may be 0. Where the features are
+// not the last axis it is (outer, features, inner), and its rows are positions: row r is (r / inner, :, r % inner), the
+// inner stride is 1, and `row_stride` is that of outer.
+// Not for double.
 struct Matrix {
   const void* data;
   int64_t row_stride;
   int64_t column_stride;
 };
 
-// Bytes beside a matrix, so many for each of its rows; data is null where there are none.
+// Bytes beside a matrix, so many for each of its rows; data is null where there are none. Of positions they are words,
+// (outer, planes, words, inner), and `row_stride` is the bytes of an outer.
 template <class Byte>
 struct Planes {
   Byte* data;
@@ -43,7 +48,7 @@ struct Planes {
 
 struct Forward {
   Matrix x;
-  void* y;                // (rows, features), contiguous
+  void* y;                // as x, contiguous
   Planes<uint8_t> signs;  // (abs_layers, sign_bytes) of a row
   Planes<int8_t> rest;    // (kRestPlanes, sign_bytes): see rest.h
 };
@@ -53,7 +58,7 @@ struct Backward {
   Matrix y;                     // data is null where du is not wanted
   Planes<const uint8_t> signs;  // as Forward wrote them; of a stack without bits, one row and layer of zeros, stride 0
   Planes<const int8_t> rest;
-  void* dx;  // (rows, features), contiguous, or null
+  void* dx;  // as dy, contiguous, or null
   bool needs_db;
 };
 

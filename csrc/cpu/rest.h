@@ -20,11 +20,11 @@ constexpr int kDroppedBits = std::is_same_v<S, c10::BFloat16> ? 8 : 5;
 // Writes the rest of the first `columns` lanes, which are stored at `rounded`, and 0 up to a whole 8.
 template <class S>
 HANOPS_INLINE void write_rest(const Vec<float>& exact, const S* rounded, int8_t* rest, int64_t columns) {
-  if (columns == kLanes<float>) return store_rest(exact, load_storage<S>(rounded), kDroppedBits<S>, rest);
+  if (columns == kLanes<float>) return store_rest(rest_of(exact, load_storage<S>(rounded), kDroppedBits<S>), rest);
   S stored[kLanes<float>] = {};
   int8_t bytes[kLanes<float>];
   std::memcpy(stored, rounded, columns * sizeof(S));
-  store_rest(exact, load_storage<S>(stored), kDroppedBits<S>, bytes);
+  store_rest(rest_of(exact, load_storage<S>(stored), kDroppedBits<S>), bytes);
   std::memcpy(rest, bytes, (columns + 7) / 8 * 8);
 }
 

@@ -5,7 +5,9 @@
 //   widen<A>(v), narrow<A>(v) lanes as doubles, and back
 //   sign_bits<A>(v)           a word: bit i is the sign bit of lane i
 //   flip<A>(v, bits)          v, the lanes negated whose bit is set
-//   store_rest(exact, rounded, shift, bytes), add_rest(rounded, bytes, shift)   of float32: see rest.h
+//   rest_of(exact, rounded, shift)               of float32: a word a lane, not yet a byte; see rest.h
+//   store_rest(rest, bytes)                      those words, saturated, as bytes
+//   add_rest(rounded, bytes, shift)              of float32: the value with its rest
 // and for rows in the lanes, in float32:
 //   transpose(rows)           lane i of rows[r] becomes lane r of rows[i]: a square of kLanes rows
 //   square_sums(rows)         lane r is the sum of row r of a square in memory
@@ -14,6 +16,8 @@
 //   sign_words(bytes)         bytes put into the order of columns
 //   shift_words(words, left)  each lane, as a word, shifted
 //   flip_by_top(v, words)     v, the lanes negated whose word has its top bit set
+//   pack_rest(rests)          the rest of four columns, saturated: byte j of a lane's word is that of column j
+//   add_rest_byte<j>(rounded, words, shift)   as add_rest, from byte j of the words
 //
 // Sign bits of columns, rows in the lanes: a vector of 32-bit words, carried as floats, holds a word of 32 columns for
 // each row. It is built from four columns at a time, 8 apart, one for each byte of the words: pairs of columns are
@@ -79,6 +83,8 @@ HANOPS_INLINE void sums(const Registers<A, R>& rows, A scale, A* out) {
 template <class A, int R>
 class Dots {
  public:
+  HANOPS_INLINE Dots() {}  // {} would clear blocks_ too
+
   HANOPS_INLINE void add(int r, const Vec<A>& a, const Vec<A>& b) { sum_[r] = vec::fmadd(a, b, sum_[r]); }
 
   // Ends a block that another one follows.
@@ -89,10 +95,10 @@ class Dots {
     folded_ = true;
   }
 
-  HANOPS_INLINE void finish(A scale, A* out) {
-    if (folded_) sum_ = sum_ + Registers<A, R>::load(blocks_);
-    sums<A>(sum_, scale, out);
-  }
+  HANOPS_INLINE Registers<A, R> total() const { return folded_ ? sum_ + Registers<A, R>::load(blocks_) : sum_; }
+
+  // With the sum over lanes.
+  HANOPS_INLINE void finish(A scale, A* out) const { sums<A>(total(), scale, out); }
 
  private:
   Registers<A, R> sum_;

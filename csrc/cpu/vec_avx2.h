@@ -59,12 +59,17 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   }
 }
 
-HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+HANOPS_INLINE Vec<float> rest_of(const Vec<float>& exact, const Vec<float>& rounded, int shift) {
   const __m256i stored = _mm256_castps_si256(rounded), exponent = _mm256_set1_epi32(0x7f800000);
   const __m256i difference = _mm256_sub_epi32(_mm256_castps_si256(exact), stored);
-  __m256i rest = _mm256_srai_epi32(_mm256_add_epi32(difference, _mm256_set1_epi32(1 << (shift - 1))), shift);
-  rest = _mm256_andnot_si256(_mm256_cmpeq_epi32(_mm256_and_si256(stored, exponent), exponent), rest);
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rest), _mm256_extracti128_si256(rest, 1));
+  const __m256i rest = _mm256_srai_epi32(_mm256_add_epi32(difference, _mm256_set1_epi32(1 << (shift - 1))), shift);
+  const __m256i not_finite = _mm256_cmpeq_epi32(_mm256_and_si256(stored, exponent), exponent);
+  return _mm256_castsi256_ps(_mm256_andnot_si256(not_finite, rest));
+}
+
+HANOPS_INLINE void store_rest(const Vec<float>& rest, int8_t* bytes) {
+  const __m256i lanes = _mm256_castps_si256(rest);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packs_epi16(words, words));
 }
 
@@ -119,6 +124,18 @@ HANOPS_INLINE Vec<float> sign_words(const Vec<float>& bytes) {
   const __m256i order =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_castps_si256(bytes), order));
+}
+
+HANOPS_INLINE Vec<float> pack_rest(const Registers<float, 4>& rests) {
+  const __m256i low = _mm256_packs_epi32(_mm256_castps_si256(rests[0]), _mm256_castps_si256(rests[1]));
+  const __m256i high = _mm256_packs_epi32(_mm256_castps_si256(rests[2]), _mm256_castps_si256(rests[3]));
+  return sign_words(_mm256_castsi256_ps(_mm256_packs_epi16(low, high)));
+}
+
+template <int kByte>
+HANOPS_INLINE Vec<float> add_rest_byte(const Vec<float>& rounded, const Vec<float>& words, int shift) {
+  const __m256i rest = _mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(words), 24 - 8 * kByte), 24);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(rounded), _mm256_slli_epi32(rest, shift)));
 }
 
 HANOPS_INLINE Vec<float> shift_words(const Vec<float>& words, int left) {

@@ -51,17 +51,51 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   }
 }
 
-HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+HANOPS_INLINE Vec<float> rest_of(const Vec<float>& exact, const Vec<float>& rounded, int shift) {
   const __m512i difference = _mm512_sub_epi32(_mm512_castps_si512(exact), _mm512_castps_si512(rounded));
   const __m512i half = _mm512_set1_epi32(1 << (shift - 1));
-  const __m512i rest = _mm512_srai_epi32(_mm512_add_epi32(difference, half), shift);
   const __mmask16 not_finite = _mm512_fpclass_ps_mask(rounded, 0x99);  // quiet and signalling NaN, both infinities
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_maskz_cvtsepi32_epi8(~not_finite, rest));
+  return _mm512_castsi512_ps(_mm512_maskz_srai_epi32(~not_finite, _mm512_add_epi32(difference, half), shift));
+}
+
+HANOPS_INLINE void store_rest(const Vec<float>& rest, int8_t* bytes) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtsepi32_epi8(_mm512_castps_si512(rest)));
 }
 
 HANOPS_INLINE Vec<float> add_rest(const Vec<float>& rounded, const int8_t* bytes, int shift) {
   const __m512i rest = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(rounded), _mm512_slli_epi32(rest, shift)));
+}
+
+// Lanes [0, split) from p + lane and [split, count) from q + lane; the others are 0.
+template <class S>
+HANOPS_INLINE Vec<float> load_lanes(const S* p, int64_t split, const S* q, int64_t count) {
+  const unsigned first = (1u << split) - 1, second = (1u << count) - 1 - first;
+  if constexpr (std::is_same_v<S, float>) {
+    return _mm512_mask_loadu_ps(_mm512_maskz_loadu_ps(first, p), second, q);
+  } else {
+    alignas(32) S lanes[16];
+    const __m256i halves = _mm256_mask_loadu_epi16(_mm256_maskz_loadu_epi16(first, p), second, q);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), halves);
+    Vec<float> out;
+    vec::load_to_float<S>(lanes, out);
+    return out;
+  }
+}
+
+template <class S>
+HANOPS_INLINE void store_lanes(const Vec<float>& v, S* p, int64_t split, S* q, int64_t count) {
+  const unsigned first = (1u << split) - 1, second = (1u << count) - 1 - first;
+  if constexpr (std::is_same_v<S, float>) {
+    _mm512_mask_storeu_ps(p, first, v);
+    _mm512_mask_storeu_ps(q, second, v);
+  } else {
+    S lanes[16];
+    vec::convert_from_float<S>(v, v).store(lanes, 16);
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+    _mm256_mask_storeu_epi16(p, first, halves);
+    _mm256_mask_storeu_epi16(q, second, halves);
+  }
 }
 
 // The halves of a added up, beside those of b.
@@ -140,6 +174,18 @@ HANOPS_INLINE Vec<float> push_signs(const Vec<float>& bytes, const Vec<float>& f
 HANOPS_INLINE Vec<float> sign_words(const Vec<float>& bytes) {
   const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   return _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_castps_si512(bytes), order));
+}
+
+HANOPS_INLINE Vec<float> pack_rest(const Registers<float, 4>& rests) {
+  const __m512i low = _mm512_packs_epi32(_mm512_castps_si512(rests[0]), _mm512_castps_si512(rests[1]));
+  const __m512i high = _mm512_packs_epi32(_mm512_castps_si512(rests[2]), _mm512_castps_si512(rests[3]));
+  return sign_words(_mm512_castsi512_ps(_mm512_packs_epi16(low, high)));
+}
+
+template <int kByte>
+HANOPS_INLINE Vec<float> add_rest_byte(const Vec<float>& rounded, const Vec<float>& words, int shift) {
+  const __m512i rest = _mm512_srai_epi32(_mm512_slli_epi32(_mm512_castps_si512(words), 24 - 8 * kByte), 24);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(rounded), _mm512_slli_epi32(rest, shift)));
 }
 
 HANOPS_INLINE Vec<float> shift_words(const Vec<float>& words, int left) {

@@ -56,16 +56,46 @@ HANOPS_INLINE Vec<A> flip(const Vec<A>& v, SignWord<A> bits) {
   return load<A>(lanes);
 }
 
-HANOPS_INLINE void store_rest(const Vec<float>& exact, const Vec<float>& rounded, int shift, int8_t* bytes) {
+HANOPS_INLINE Vec<float> rest_of(const Vec<float>& exact, const Vec<float>& rounded, int shift) {
   constexpr uint32_t kExponent = 0x7f800000;
   uint32_t bits[kLanes<float>], stored[kLanes<float>];
   exact.store(bits);
   rounded.store(stored);
   for (int i = 0; i < kLanes<float>; ++i) {
     const int32_t rest = static_cast<int32_t>(bits[i] - stored[i] + (1u << (shift - 1))) >> shift;
-    const int32_t byte = rest < -128 ? -128 : rest > 127 ? 127 : rest;
-    bytes[i] = static_cast<int8_t>((stored[i] & kExponent) == kExponent ? 0 : byte);
+    bits[i] = (stored[i] & kExponent) == kExponent ? 0 : static_cast<uint32_t>(rest);
   }
+  return Vec<float>::loadu(bits);
+}
+
+HANOPS_INLINE int8_t rest_byte(int32_t rest) {
+  return static_cast<int8_t>(rest < -128 ? -128 : rest > 127 ? 127 : rest);
+}
+
+HANOPS_INLINE void store_rest(const Vec<float>& rest, int8_t* bytes) {
+  int32_t lanes[kLanes<float>];
+  rest.store(lanes);
+  for (int i = 0; i < kLanes<float>; ++i) bytes[i] = rest_byte(lanes[i]);
+}
+
+HANOPS_INLINE Vec<float> pack_rest(const Registers<float, 4>& rests) {
+  int8_t bytes[kLanes<float>][4];
+  unroll<4>([&](auto j) HANOPS_LAMBDA {
+    int32_t lanes[kLanes<float>];
+    rests[j].store(lanes);
+    for (int i = 0; i < kLanes<float>; ++i) bytes[i][j] = rest_byte(lanes[i]);
+  });
+  return Vec<float>::loadu(bytes);
+}
+
+template <int kByte>
+HANOPS_INLINE Vec<float> add_rest_byte(const Vec<float>& rounded, const Vec<float>& words, int shift) {
+  uint32_t bits[kLanes<float>];
+  int8_t bytes[kLanes<float>][4];
+  rounded.store(bits);
+  words.store(bytes);
+  for (int i = 0; i < kLanes<float>; ++i) bits[i] += static_cast<uint32_t>(int32_t{bytes[i][kByte]}) << shift;
+  return Vec<float>::loadu(bits);
 }
 
 HANOPS_INLINE Vec<float> add_rest(const Vec<float>& rounded, const int8_t* bytes, int shift) {

@@ -1,0 +1,239 @@
+// Positions in the lanes: where the features are not the last axis, arrays are (outer, columns, inner), and position p
+// is (p / inner, :, p % inner). Lanes are consecutive positions, so that a column of a lane group is one vector in
+// memory where they lie in one outer, two where they lie in two, and no transpose is needed.
+#pragma once
+
+#include "rest.h"
+
+namespace hanops::cpu {
+namespace CPU_CAPABILITY {
+
+constexpr int kGroupRows = kLanes<float>;
+
+// A word of the rest of y is of 4 columns: kRestPlanes of them are as many columns as a word of sign bits has.
+constexpr int64_t kRestColumns = kWordColumns / kRestPlanes;
+
+// A lane group in such an array of T; strides count elements. Lanes past `end` are spare: they are read as 0 and never
+// written.
+template <class T>
+class LaneArray {
+  using S = std::remove_const_t<T>;
+
+ public:
+  LaneArray() = default;
+  LaneArray(T* data, int64_t outer_stride, int64_t column_stride, int64_t inner, int64_t position, int64_t end)
+      : first_(data + position / inner * outer_stride + position % inner),
+        column_stride_(column_stride),
+        inner_(inner),
+        left_(inner - position % inner),
+        jump_(outer_stride - inner),
+        count_(std::clamp<int64_t>(end - position, 0, kGroupRows)) {}
+
+  // Whether a column is one vector in memory, as load<true> and store<true> ask.
+  bool whole() const { return left_ >= kGroupRows && count_ == kGroupRows; }
+
+  template <bool kWhole = false>
+  HANOPS_INLINE Vec<float> load(int64_t column) const {
+    const T* p = first_ + column * column_stride_;
+    if (kWhole || whole()) return load_storage<S>(p);
+    if constexpr (requires { load_lanes<S>(p, 0, p, 0); }) {
+      if (count_ <= left_ + inner_) return load_lanes<S>(p, std::min(left_, count_), p + jump_, count_);
+    }
+    S lanes[kGroupRows] = {};
+    each(p, [&](int64_t lane, const T* at) { std::memcpy(lanes + lane, at, sizeof(S)); });
+    return load_storage<S>(lanes);
+  }
+
+  template <bool kWhole = false>
+  HANOPS_INLINE void store(int64_t column, const Vec<float>& v) const {
+    T* p = first_ + column * column_stride_;
+    if (kWhole || whole()) return store_storage<S>(v, p);
+    if constexpr (requires { store_lanes<S>(v, p, 0, p, 0); }) {
+      if (count_ <= left_ + inner_) return store_lanes<S>(v, p, std::min(left_, count_), p + jump_, count_);
+    }
+    S lanes[kGroupRows];
+    store_storage<S>(v, lanes);
+    each(p, [&](int64_t lane, T* at) { std::memcpy(at, lanes + lane, sizeof(S)); });
+  }
+
+ private:
+  // Calls body(lane, address) for each lane that is not spare; lane 0 is at p.
+  template <class Pointer, class Body>
+  HANOPS_INLINE void each(Pointer p, Body&& body) const {
+    int64_t left = left_;
+    for (int64_t lane = 0; lane < count_; ++lane, ++p, --left) {
+      if (left == 0) {
+        p += jump_;
+        left = inner_;
+      }
+      body(lane, p);
+    }
+  }
+
+  T* first_;  // lane 0, column 0
+  int64_t column_stride_, inner_;
+  int64_t left_;   // lanes until the next outer
+  int64_t jump_;   // what an address gains there, beside 1 for each lane
+  int64_t count_;  // lanes that are not spare
+};
+
+// Fetches into L2, while passes go over a tile of G lane groups, what is needed after them: columns lie too far apart
+// for the processor to see them coming. Each block is spread evenly over the words of all passes.
+template <int G>
+class LanePrefetch {
+ public:
+  LanePrefetch(const Stack& stack, int64_t passes)
+      : inner_(stack.inner),
+        features_(stack.features),
+        share_((features_ - 1) / (passes * word_count(features_)) + 1) {}
+
+  // The lane groups from `position` on. Of a vector that lies in two lines the second is asked for: the first one is
+  // the second of the lane group before.
+  template <class S>
+  void add(const Matrix& m, int64_t position) {
+    Block& block = blocks_[count_++];
+    block.column_stride = m.column_stride * int64_t{sizeof(S)};
+    for (int g = 0; g < G; ++g) {
+      const int64_t last = position + (g + 1) * kGroupRows - 1;
+      block.groups[g] =
+          reinterpret_cast<uintptr_t>(m.data) + (last / inner_ * m.row_stride + last % inner_) * int64_t{sizeof(S)};
+    }
+  }
+
+  // Asks for the next columns; once for each word of a pass.
+  HANOPS_INLINE void fetch() {
+    if (count_ > 0) fetch_columns();
+  }
+
+ private:
+  static constexpr int kMostBlocks = 3;
+  struct Block {
+    uintptr_t groups[G];  // the last lane's column 0, which may be past the end of the array
+    int64_t column_stride;
+  };
+
+  HANOPS_NOINLINE void fetch_columns() {
+    const int64_t end = std::min(next_ + share_, features_);
+    for (int i = 0; i < count_; ++i) {
+      const Block block = blocks_[i];
+      for (int64_t c = next_; c < end; ++c) {
+        unroll<G>([&](auto g) HANOPS_LAMBDA {
+          __builtin_prefetch(reinterpret_cast<const void*>(block.groups[g] + c * block.column_stride), 0, 2);
+        });
+      }
+    }
+    next_ = end;
+  }
+
+  int64_t inner_, features_, share_, next_ = 0;
+  int count_ = 0;
+  Block blocks_[kMostBlocks];
+};
+
+// The words of planes beside the positions, (outer, planes, words, inner), as an array of columns: carried as floats.
+template <class Byte>
+auto word_lanes(const Planes<Byte>& planes, int64_t inner, int64_t position, int64_t end) {
+  using Word = std::conditional_t<std::is_const_v<Byte>, const float, float>;
+  return LaneArray<Word>(reinterpret_cast<Word*>(planes.data), planes.row_stride / int64_t{sizeof(float)}, inner, inner,
+                         position, end);
+}
+
+// A contiguous (outer, features, inner).
+inline Matrix contiguous(const Stack& stack, const void* data) {
+  return {data, stack.features * stack.inner, stack.inner};
+}
+
+// The G lane groups of a tile, of positions [position, end), in an array and in the rest beside it.
+template <class T, int G>
+class TileArray {
+  using S = std::remove_const_t<T>;
+  using Word = std::conditional_t<std::is_const_v<T>, const float, float>;
+  using Int8 = std::conditional_t<std::is_const_v<T>, const int8_t, int8_t>;
+
+ public:
+  TileArray(const Stack& stack, T* data, int64_t outer_stride, int64_t column_stride, const Planes<Int8>& rest,
+            int64_t position, int64_t end)
+      : features_(stack.features), has_rest_(kRounds<S> && rest.data) {
+    for (int g = 0; g < G; ++g) {
+      const int64_t first = position + g * kGroupRows;
+      lanes_[g] = LaneArray<T>(data, outer_stride, column_stride, stack.inner, first, end);
+      if (has_rest_) rest_[g] = word_lanes(rest, stack.inner, first, end);
+      whole_ = whole_ && lanes_[g].whole();
+    }
+  }
+
+  // The columns of the word from `first` on, into the tile, whose columns are kStep apart and lane groups kNext.
+  template <int64_t kStep, int64_t kNext>
+  HANOPS_NOINLINE void read_word(int64_t first, int64_t columns, float* at) const {
+    if constexpr (kRounds<S>) {
+      if (has_rest_) return read_with_rest<kStep, kNext>(first, columns, at);
+    }
+    with_flag(whole_, [&](auto whole) HANOPS_LAMBDA {
+      for (int64_t c = 0; c < columns; ++c) {
+        unroll<G>([&](auto g)
+                      HANOPS_LAMBDA { lanes_[g].template load<whole>(first + c).store(at + c * kStep + g * kNext); });
+      }
+    });
+  }
+
+  // The same back.
+  template <int64_t kStep, int64_t kNext>
+  HANOPS_NOINLINE void write_word(int64_t first, int64_t columns, const float* at) const {
+    if constexpr (kRounds<S>) {
+      if (has_rest_) return write_with_rest<kStep, kNext>(first, columns, at);
+    }
+    with_flag(whole_, [&](auto whole) HANOPS_LAMBDA {
+      for (int64_t c = 0; c < columns; ++c) {
+        unroll<G>([&](auto g)
+                      HANOPS_LAMBDA { lanes_[g].template store<whole>(first + c, load(at + c * kStep + g * kNext)); });
+      }
+    });
+  }
+
+ private:
+  // Of plane p of the rest and the word from column `first` on.
+  HANOPS_INLINE int64_t rest_column(int64_t p, int64_t first) const {
+    return p * word_count(features_) + first / kWordColumns;
+  }
+
+  template <int64_t kStep, int64_t kNext>
+  HANOPS_INLINE void read_with_rest(int64_t first, int64_t columns, float* at) const {
+    for (int64_t c = 0; c < columns; c += kRestColumns) {
+      for (int g = 0; g < G; ++g) {
+        const Vec<float> bytes = rest_[g].load(rest_column(c / kRestColumns, first));
+        unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
+          if (c + j >= columns) return;
+          add_rest_byte<j>(lanes_[g].load(first + c + j), bytes, kDroppedBits<S>)
+              .store(at + (c + j) * kStep + g * kNext);
+        });
+      }
+    }
+  }
+
+  template <int64_t kStep, int64_t kNext>
+  HANOPS_INLINE void write_with_rest(int64_t first, int64_t columns, const float* at) const {
+    for (int64_t c = 0; c < kWordColumns; c += kRestColumns) {
+      for (int g = 0; g < G; ++g) {
+        Registers<float, kRestColumns> bytes;
+        unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
+          if (c + j >= columns) return;
+          const Vec<float> exact = load(at + (c + j) * kStep + g * kNext);
+          S stored[kGroupRows];
+          store_storage<S>(exact, stored);
+          const Vec<float> rounded = load_storage<S>(stored);
+          lanes_[g].store(first + c + j, rounded);
+          bytes[j] = rest_of(exact, rounded, kDroppedBits<S>);
+        });
+        rest_[g].store(rest_column(c / kRestColumns, first), pack_rest(bytes));
+      }
+    }
+  }
+
+  int64_t features_;
+  bool has_rest_, whole_ = true;
+  LaneArray<T> lanes_[G];
+  LaneArray<Word> rest_[G];
+};
+
+}  // namespace CPU_CAPABILITY
+}  // namespace hanops::cpu

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hanops.backends.native import native
 from hanops.definition import reference
+from hanops.definition.signs import rows_of_words
 
 from . import accuracy, emulation
 from .accuracy import ABSOLUTES, Problem, Stack, check, leave_kinks, near_kinks, problem
@@ -66,6 +67,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "bias": (True, False),
     "absolutes": tuple(ABSOLUTES),
     "groups": (None, 2),
+    "inner": (None, 1, 3, 16, 21, 70),  # None: the features are the last axis; else so many positions beside each other
     "x": ARRANGEMENTS,
     "dy": ARRANGEMENTS,
 }
@@ -116,8 +118,47 @@ def arranged(shape: tuple[int, ...], dtype: torch.dtype, arrangement: str) -> Te
     return torch.randn(shape, dtype=torch.float32).to(dtype)
 
 
+def arranged_along(shape: tuple[int, ...], dtype: torch.dtype, arrangement: str) -> Tensor:
+    """Returns the same of (..., outer, features, inner), whose inner axis stays in one piece."""
+    *lead, outer, features, inner = shape
+    if arrangement == "one row for all":
+        return torch.randn(*lead, 1, features, inner).to(dtype).expand(shape)
+    columns = {"packed": features, "slice": features + 3, "columns apart": 2 * features - 1}[arrangement]
+    wide = torch.randn(*lead, outer, columns, inner).to(dtype)
+    return wide[..., 3:, :] if arrangement == "slice" else wide[..., ::2, :] if columns > features else wide
+
+
+def run_along(case: Case) -> None:
+    """Runs both directions with positions in the place of rows, and compares them with rows of the same bits."""
+    lead = () if case["groups"] is None else (case["groups"],)
+    features, layers, dtype, inner = (case[name] for name in ("features", "layers", "dtype", "inner"))
+    outer, dim = min(case["rows"], 3), len(lead) + 1
+    parameters = torch.float32 if case["float32 parameters"] else dtype
+    x, dy = (arranged_along((*lead, outer, features, inner), dtype, case[name]) for name in ("x", "dy"))
+    u = torch.randn(*lead, layers, features).to(parameters)
+    b = torch.randn(*lead, layers, features).to(parameters) if case["bias"] else None
+    (final_abs, abs), needs = ABSOLUTES[case["absolutes"]], case["needs"]
+    y, signs = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, case["save"], abs, dim)
+    without_bits, _ = torch.ops.hanops.han_stack_forward(x, u, b, final_abs, 0, abs, dim)
+    given = y if needs[1] else None, signs, u, b, final_abs, needs, abs
+    grads = torch.ops.hanops.han_stack_backward(dy, *given, dim)
+    assert torch.equal(y, without_bits), case
+
+    abs_layers = layers if final_abs and abs else layers - 1 if abs else 0
+    as_rows = [None if t is None else t.movedim(dim, -1) for t in (x, dy, given[0])]
+    bits = rows_of_words(signs, features, abs_layers, dim, False)
+    y_of_rows, _ = torch.ops.hanops.han_stack_forward(as_rows[0], u, b, final_abs, 0, abs)
+    wanted = torch.ops.hanops.han_stack_backward(as_rows[1], as_rows[2], bits, *given[2:])
+    moved = (t.movedim(-1, dim) if t.numel() else t for t in (y_of_rows, wanted[0]))
+    for value, other, need in zip((y, *grads), (*moved, *wanted[1:]), (True, *needs), strict=True):
+        assert (value.numel() > 0) == need, case
+        assert accuracy.relative(value, other.double()) <= 1e-4 + 2 * torch.finfo(value.dtype).eps, case
+
+
 def run(case: Case) -> None:
     """Runs both directions, and looks at every element of what they gave."""
+    if case["inner"] is not None:
+        return run_along(case)
     lead = () if case["groups"] is None else (case["groups"],)
     rows, features, layers, dtype = (case[name] for name in ("rows", "features", "layers", "dtype"))
     parameters = torch.float32 if case["float32 parameters"] else dtype

@@ -12,6 +12,7 @@ from hanops.backends.choice import (
     obstacle,
     require,
     select,
+    takes_axis,
     use_backend,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "obstacle",
     "require",
     "select",
+    "takes_axis",
     "use_backend",
 ]

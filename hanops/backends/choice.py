@@ -55,7 +55,7 @@ RULES = (
 )
 
 # Features up to which a backend has kernels for another axis than the last, in 32 bits and less.
-AXIS_FEATURES = {"cpu": 0, "cuda": 0}
+AXIS_FEATURES = {"cpu": 0, "cuda": 0, "triton": 1024}
 _BY_ROWS = "; along this axis its kernels run on a copy of x whose last axis has the features"
 
 _has_triton = importlib.util.find_spec("triton") is not None

@@ -8,6 +8,7 @@ pair `..._differentiable` runs the two ops themselves, and derives what the C++ 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from hanops import _torch, backends
 from hanops.backends import by_rows, plain_torch
 from hanops.backends.native import native
 from hanops.definition.checks import check_backward, check_forward, check_stack
-from hanops.definition.signs import layers_with_abs
+from hanops.definition.signs import is_last, layers_with_abs
 from hanops.ops import autograd
 
 # What each argument may be: hanops/definition/checks.py. csrc/ops.cpp has the same.
@@ -40,26 +41,33 @@ BACKWARD_BY_ROWS = (
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
 
 
-def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
+def forward_triton(
+    x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, dim: int
+) -> tuple[Tensor, Tensor]:
     """Returns y and what it keeps for the backward, from the Triton kernels."""
     backends.require("triton", x.device)
-    from hanops.backends.triton import han_stack
+    from hanops.backends.triton import axis, han_stack
 
-    return han_stack.forward(x, u, b, abs_layers, save)
+    if is_last(dim, x.dim()) or not backends.takes_axis("triton", x.dtype, u.shape[-1]):
+        return by_rows.forward(han_stack.forward, x, u, b, abs_layers, save, dim)
+    return axis.forward(x, u, b, abs_layers, save, dim % x.dim())
 
 
 def backward_triton(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool],
+    dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns dx, du and db, each of shape (0,) where not needed, from the Triton kernels."""
     backends.require("triton", dy.device)
-    from hanops.backends.triton import han_stack
+    from hanops.backends.triton import axis, han_stack
 
-    return han_stack.backward(dy, y, signs, u, b, abs_layers, needs)
+    if is_last(dim, dy.dim()) or not backends.takes_axis("triton", dy.dtype, u.shape[-1]):
+        return by_rows.backward(han_stack.backward, dy, y, signs, u, b, abs_layers, needs, dim)
+    return axis.backward(dy, y, signs, u, b, abs_layers, needs, dim % dy.dim())
 
 
-FORWARDS = {"torch": plain_torch.forward, "triton": forward_triton}
-BACKWARDS = {"torch": plain_torch.backward, "triton": backward_triton}
+FORWARDS = {"torch": partial(by_rows.forward, plain_torch.forward), "triton": forward_triton}
+BACKWARDS = {"torch": partial(by_rows.backward, plain_torch.backward), "triton": backward_triton}
 
 
 def stack_op(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
@@ -75,20 +83,20 @@ def stack_op(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]
         exact: bool = True,
     ) -> Tensor:
         check_stack("x", x, u, b, final_abs, abs, dim)
-        return by_rows.forward(run, x, u, b, layers_with_abs(u, final_abs, abs), 0, dim)[0]
+        return run(x, u, b, layers_with_abs(u, final_abs, abs), 0, dim)[0]
 
     return stack
 
 
 def forward_op(run: Callable[..., tuple[Tensor, Tensor]], check: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Makes `run`, which takes rows and the number of layers with an absolute value, an implementation of the op."""
+    """Makes `run`, which takes the number of layers with an absolute value, an implementation of the op."""
 
     def forward(
         x: Tensor, u: Tensor, b: Tensor | None, final_abs: bool, save: int, abs: bool = True, dim: int = -1
     ) -> tuple[Tensor, Tensor]:
         if check:
             check_forward(x, u, b, final_abs, save, abs, dim)
-        return by_rows.forward(run, x, u, b, layers_with_abs(u, final_abs, abs), save, dim)
+        return run(x, u, b, layers_with_abs(u, final_abs, abs), save, dim)
 
     return forward
 
@@ -111,7 +119,7 @@ def backward_op(
     ) -> tuple[Tensor, Tensor, Tensor]:
         if check:
             check_backward(dy, y, signs, u, b, final_abs, needs, abs, dim)
-        return by_rows.backward(run, dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs, dim)
+        return run(dy, y, signs, u, b, layers_with_abs(u, final_abs, abs), needs, dim)
 
     return backward
 

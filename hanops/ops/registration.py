@@ -66,8 +66,14 @@ def backward_triton(
     return axis.backward(dy, y, signs, u, b, abs_layers, needs, dim % dy.dim())
 
 
-FORWARDS = {"torch": partial(by_rows.forward, plain_torch.forward), "triton": forward_triton}
-BACKWARDS = {"torch": partial(by_rows.backward, plain_torch.backward), "triton": backward_triton}
+FORWARDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "torch": partial(by_rows.forward, plain_torch.forward),
+    "triton": forward_triton,
+}
+BACKWARDS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "torch": partial(by_rows.backward, plain_torch.backward),
+    "triton": backward_triton,
+}
 
 
 def stack_op(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:

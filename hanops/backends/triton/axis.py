@@ -11,14 +11,14 @@ import triton
 from torch import Tensor
 
 from hanops.backends.triton import axis_kernels as kernels
-from hanops.backends.triton.han_stack import TRITON_BACKEND, Stack, finish, on, pack_parameters
-from hanops.backends.triton.tiles import AxisTile, axis_backward_tile, axis_forward_tile
+from hanops.backends.triton.han_stack import _TRITON_BACKEND, _finish, _on, _packed, _Stack
+from hanops.backends.triton.tiles import Tile, axis_backward_tile, axis_forward_tile
 from hanops.definition.signs import DROPPED, signs_shape
 
 
 @dataclass(frozen=True)
 class _Positions:
-    """A tensor as (groups, outer, features, inner) with contiguous inner: a view where its strides allow, else a copy."""
+    """A tensor as (groups, outer, features, inner) with contiguous inner: a view where strides allow, else a copy."""
 
     data: Tensor
 
@@ -49,13 +49,13 @@ def _words(signs: Tensor) -> Tensor:
     return (signs if signs.storage_offset() % 4 == 0 else signs.clone()).view(torch.int32)
 
 
-def _constants(tile: AxisTile) -> dict[str, int]:
-    return {"P": tile.P, "C": tile.C, "K": tile.K, **tile.options(TRITON_BACKEND)}
+def _order(tile: Tile) -> dict[str, int]:
+    return {"C": tile.C, "K": tile.K}
 
 
 def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, dim: int) -> tuple[Tensor, Tensor]:
     """Is that of han_stack along axis `dim`, which is not the last one and not negative."""
-    stack = Stack.of(x, u, abs_layers, save == 2 and x.dtype in DROPPED)
+    stack = _Stack.of(x, u, abs_layers, save == 2 and x.dtype in DROPPED)
     signs = x.new_empty(signs_shape(x, abs_layers, save, dim) if save else (0,), dtype=torch.uint8)
     if stack.layers == 0:
         return x.clone(memory_format=torch.contiguous_format), signs.zero_()
@@ -63,13 +63,14 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, 
     if y.numel() == 0:
         return y, signs
     given, tile = _Positions.of(x, stack.groups, dim), axis_forward_tile(stack.features)
-    tiles = triton.cdiv(stack.rows, tile.positions)
-    with on(stack.device):
-        packed, _ = pack_parameters(stack, u, b, tile.columns, tile.C, tile.K)
-        kernels.forward[(stack.groups * tiles,)](
+    tiles = triton.cdiv(stack.rows, tile.rows)
+    with _on(stack.device):
+        packed, _ = _packed(stack, u, b, tile.columns, _order(tile))
+        kernels.forward_axis[(stack.groups * tiles,)](
             given.data, y, signs.view(torch.int32) if save else signs, packed,
             stack.rows, given.inner, stack.features, stack.layers, stack.abs_layers, tiles, 1, *given.strides,
-            A=stack.arithmetic, SAVE=save > 0, REST=stack.rest, FOURS=given.in_fours, **_constants(tile),
+            A=stack.arithmetic, SAVE=save > 0, REST=stack.rest, FOURS=given.in_fours,
+            Q=tile.Q, **_order(tile), **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
     return y, signs
 
@@ -85,7 +86,7 @@ def backward(
     dim: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Is that of han_stack along axis `dim`, which is not the last one and not negative."""
-    stack = Stack.of(dy, u, abs_layers, signs.shape[dim] != abs_layers)
+    stack = _Stack.of(dy, u, abs_layers, signs.shape[dim] != abs_layers)
     needs_dx, needs_du, needs_db = needs
 
     def new(like: Tensor, needed: bool) -> Tensor:
@@ -97,21 +98,22 @@ def backward(
     g = _Positions.of(dy, stack.groups, dim)
     given = g if y is None or not needs_du else _Positions.of(y, stack.groups, dim)
     tile = axis_backward_tile(stack.features)
-    tiles = triton.cdiv(stack.rows, tile.positions)
-    with on(stack.device):
-        packed, norms = pack_parameters(stack, u, b, tile.columns, tile.C, tile.K)
+    tiles = triton.cdiv(stack.rows, tile.rows)
+    with _on(stack.device):
+        packed, norms = _packed(stack, u, b, tile.columns, _order(tile))
         partials, parts, sets = packed, tiles, 1
         if needs_du or needs_db:
             parts = stack.parts(tiles, tile.programs_per_sm)
             partials = stack.partials(tiles, parts, tile.columns)
             sets = partials.shape[2]
-        kernels.backward[(stack.groups * parts,)](
+        kernels.backward_axis[(stack.groups * parts,)](
             g.data, given.data, _words(signs), packed, dx, partials,
             stack.rows, g.inner, stack.features, stack.layers, stack.abs_layers, tiles, parts, sets, 1,
             *g.strides, *given.strides,
             A=stack.arithmetic, DX=needs_dx, DU=needs_du, DB=needs_db, REST=stack.rest,
-            FOURS=g.in_fours and given.in_fours, **_constants(tile),
+            FOURS=g.in_fours and given.in_fours,
+            Q=tile.Q, **_order(tile), **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
         if needs_du or needs_db:
-            finish(stack, partials, packed, norms, du, db, (needs_du, needs_db), tile.C, tile.K)
+            _finish(stack, partials, packed, norms, du, db, _order(tile))
     return dx, du, db

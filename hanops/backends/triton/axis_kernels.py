@@ -2,9 +2,9 @@
 
 x is (groups, outer, features, inner). A position, a pair (outer, inner), is what a row is in han_stack_kernels, whose
 names hold here too; a tile of them stays in registers while every layer passes over it. Letters:
-    P  lanes that have other positions, 4 each: a tile has 4 P
-    C  lanes that have other columns        K  columns of a lane: 32, 16 or 8
-A tile is K chunks of [C, P, 4]: chunk m holds column c K + m of lanes c, so that the bits of a lane are of one word.
+    Q  lanes that have other positions, 4 each
+    C  lanes that have other columns            K  columns of a lane: 32 or 16
+A tile is K chunks of [C, Q, 4]: chunk m holds column c K + m of lanes c, so that the bits of a lane are of one word.
 FOURS: 4 positions of a lane lie side by side; else those of the lanes do. Columns past `features` hold 0.
 Signs are words of 32 columns: (groups, outer, planes, W, inner), bit k of word w column 32 w + k. The rest of column
 32 w + 4 p + j is byte j of word w in plane p, of 8.
@@ -21,15 +21,22 @@ from hanops.backends.triton.rounding_kernels import cast, planes, rest_of, resto
 
 
 @triton.jit
-def _positions(first, count, inner, P: tl.constexpr, FOURS: tl.constexpr):
-    """The positions of a tile, [1, P, 4]: indices outer and inner, and which of them there are."""
-    lane, of_lane = tl.arange(0, P)[None, :, None], tl.arange(0, 4)[None, None, :]
-    if FOURS:
-        own = lane * 4 + of_lane
+def _positions(first, count, inner, Q: tl.constexpr, FOURS: tl.constexpr):
+    """The positions of a tile, [1, Q, 4]: indices outer and inner, and which of them there are."""
+    lane, of_lane = tl.arange(0, Q)[None, :, None], tl.arange(0, 4)[None, None, :]
+    if FOURS:  # four are of the same outer
+        lane *= 4
     else:
-        own = of_lane * P + lane
-    at = tl.cast(first % inner, inner.dtype) + own
-    return first // inner + at // inner, at % inner, first + own < count
+        of_lane *= Q
+    word: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
+    at = (first % inner).to(word) + lane.to(word)
+    if not FOURS:
+        at += of_lane.to(word)
+    outer = first // inner + (at // inner.to(word)).to(tl.int64)
+    at = (at % inner.to(word)).to(tl.int64)
+    if FOURS:
+        at += of_lane
+    return outer, at, first + (lane + of_lane) < count
 
 
 @triton.jit
@@ -42,17 +49,18 @@ def _side_by_side(outer, stride, at, FOURS: tl.constexpr):
 
 
 @triton.jit
-def _lane_columns(step, C: tl.constexpr, P: tl.constexpr):
-    """Where a lane's parameters are in a chunk, [C, P, 1]: step is 1, which the compiler must not know.
+def _lane_columns(step, C: tl.constexpr, Q: tl.constexpr):
+    """Where a lane's parameters are in a chunk, [C, Q, 1]: step is 1, which the compiler must not know.
 
     It would spread the lanes in another way than in a chunk of x.
     """
-    return tl.broadcast_to(tl.arange(0, C)[:, None, None] * step, (C, P, 1))
+    return tl.broadcast_to(tl.arange(0, C)[:, None, None] * step, (C, Q, 1))
 
 
 @triton.jit
 def _load(p, column, features, x_feature, m_position, A: tl.constexpr, K: tl.constexpr):
     """A tile in A, K chunks; 0 beyond the matrix."""
+    x_feature = tl.cast(x_feature, tl.int64)
     tile = ()
     for m in tl.static_range(K):
         x = tl.load(p + m * x_feature, mask=m_position & (column + m < features), other=0.0)
@@ -94,7 +102,7 @@ def _restore(tile, p_rest, column, plane, m_word, K: tl.constexpr, REST: tl.cons
 
 @triton.jit
 def _dot(tile, p_w, C: tl.constexpr, K: tl.constexpr):
-    """The dot product of each position with w, [1, P, 4]."""
+    """The dot product of each position with w, [1, Q, 4]."""
     total = tile[0] * tl.load(p_w)
     for m in tl.static_range(1, K):
         total += tile[m] * tl.load(p_w + m * C)
@@ -152,9 +160,9 @@ def _fold(p_sums, more, layers, D: tl.constexpr, C: tl.constexpr, K: tl.constexp
     do_not_specialize=["count", "inner", "features", "layers", "abs_layers", "tiles", "step", "x_group", "x_outer",
                        "x_feature"]
 )  # fmt: skip
-def forward(
+def forward_axis(
     p_x, p_y, p_words, p_packed, count, inner, features, layers, abs_layers, tiles, step, x_group, x_outer, x_feature,
-    A: tl.constexpr, P: tl.constexpr, C: tl.constexpr, K: tl.constexpr, SAVE: tl.constexpr, REST: tl.constexpr,
+    A: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, SAVE: tl.constexpr, REST: tl.constexpr,
     FOURS: tl.constexpr,
 ):  # fmt: skip
     """One tile through all layers: x in, y, the words of signs and the rest of y out."""
@@ -163,9 +171,9 @@ def forward(
         x_group, x_outer, x_feature = _fours(x_group), _fours(x_outer), _fours(x_feature)
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // tiles).to(tl.int64)
-    outer, at, m_position = _positions((tl.program_id(0) % tiles).to(tl.int64) * (4 * P), count, inner, P, FOURS)
+    outer, at, m_position = _positions((tl.program_id(0) % tiles).to(tl.int64) * (4 * Q), count, inner, Q, FOURS)
     column = tl.arange(0, C)[:, None, None] * K
-    p_w = p_packed + group * layers * (2 * D) + _lane_columns(step, C, P)
+    p_w = p_packed + group * layers * (2 * D) + _lane_columns(step, C, Q)
     words = tl.cdiv(features, 32)
     plane = words.to(tl.int64) * inner
     outer_of_all = group * (count // inner) + outer
@@ -186,22 +194,22 @@ def forward(
     for _ in range(abs_layers, layers):  # those without an absolute value
         x = _reflect(x, p_w, column, features, C, K)
         p_w += 2 * D
-    p_tile = p_y + column.to(tl.int64) * inner + _side_by_side(outer_of_all, features * inner, at, FOURS)
+    p_tile = p_y + column.to(tl.int64) * inner + _side_by_side(outer_of_all, features.to(tl.int64) * inner, at, FOURS)
     if REST:
-        _store_and_rest(p_tile, column, features, inner, m_position, x, p_word, plane, m_word, K, REST)
+        _store_and_rest(p_tile, column, features, inner.to(tl.int64), m_position, x, p_word, plane, m_word, K, REST)
     else:
-        _store(p_tile, column, features, inner, m_position, x, K)
+        _store(p_tile, column, features, inner.to(tl.int64), m_position, x, K)
 
 
 @triton.jit(
     do_not_specialize=["count", "inner", "features", "layers", "abs_layers", "tiles", "parts", "sets", "step",
                        "g_group", "g_outer", "g_feature", "y_group", "y_outer", "y_feature"]
 )  # fmt: skip
-def backward(
+def backward_axis(
     p_dy, p_y, p_words, p_packed, p_dx, p_partials,
     count, inner, features, layers, abs_layers, tiles, parts, sets, step,
     g_group, g_outer, g_feature, y_group, y_outer, y_feature,
-    A: tl.constexpr, P: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
+    A: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
     DX: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr, REST: tl.constexpr, FOURS: tl.constexpr,
 ):  # fmt: skip
     """Tiles back through all layers, every `parts`-th of a group's, each layer undone from its words of signs.
@@ -215,12 +223,12 @@ def backward(
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // parts).to(tl.int64)
     column = tl.arange(0, C)[:, None, None] * K
-    o_lane = _lane_columns(step, C, P)
+    o_lane = _lane_columns(step, C, Q)
     p_sums = p_partials + tl.program_id(0).to(tl.int64) * sets * layers * (2 * D) + o_lane
     plane = tl.cdiv(features, 32).to(tl.int64) * inner
     for tile in range(tl.program_id(0) % parts, tiles, parts):
         started = tile >= parts
-        outer, at, m_position = _positions(tl.cast(tile, tl.int64) * (4 * P), count, inner, P, FOURS)
+        outer, at, m_position = _positions(tl.cast(tile, tl.int64) * (4 * Q), count, inner, Q, FOURS)
         outer_of_all = group * (count // inner) + outer
         m_word = m_position & (column < features)
         p_tile = p_dy + group * g_group + column.to(tl.int64) * g_feature + _side_by_side(outer, g_outer, at, FOURS)
@@ -274,8 +282,12 @@ def backward(
                 below = below + (g[m] + c * tl.load(p_w + m * C),)
             g = below
         if DX:
-            p_tile = p_dx + column.to(tl.int64) * inner + _side_by_side(outer_of_all, features * inner, at, FOURS)
-            _store(p_tile, column, features, inner, m_position, g, K)
+            p_tile = (
+                p_dx
+                + column.to(tl.int64) * inner
+                + _side_by_side(outer_of_all, features.to(tl.int64) * inner, at, FOURS)
+            )
+            _store(p_tile, column, features, inner.to(tl.int64), m_position, g, K)
         if DU or DB:
             if (sets > 1) & (tile // parts % FOLD == FOLD - 1):
                 _fold(p_sums, tile >= FOLD * parts, layers, D, C, K, DU, DB)

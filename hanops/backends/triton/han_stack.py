@@ -54,7 +54,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class Stack:
+class _Stack:
     """Sizes of a call, and what follows from them."""
 
     groups: int
@@ -67,7 +67,7 @@ class Stack:
     device: torch.device
 
     @classmethod
-    def of(cls, x: Tensor, u: Tensor, abs_layers: int, rest: bool) -> Stack:
+    def of(cls, x: Tensor, u: Tensor, abs_layers: int, rest: bool) -> _Stack:
         groups = u.shape[0] if u.dim() == 3 else 1
         features, layers = u.shape[-1], u.shape[-2]
         rows = x.numel() // (groups * features) if groups else 0
@@ -111,12 +111,13 @@ class Stack:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
 
+_IN_ORDER = {"C": 1, "K": 1}  # of the parameters as packed
 _INTERPRETER = threading.Lock()
-TRITON_BACKEND = "hip" if torch.version.hip else "cuda"
+_TRITON_BACKEND = "hip" if torch.version.hip else "cuda"
 
 
 @contextmanager
-def on(device: torch.device) -> Iterator[None]:
+def _on(device: torch.device) -> Iterator[None]:
     """Makes the tensors' GPU current: Triton launches on that one. The interpreter serves one thread at a time."""
     if device.type == "cpu":
         with _INTERPRETER:
@@ -126,24 +127,24 @@ def on(device: torch.device) -> Iterator[None]:
             yield
 
 
-def pack_parameters(
-    stack: Stack, u: Tensor, b: Tensor | None, columns: int, C: int = 1, K: int = 1
+def _packed(
+    stack: _Stack, u: Tensor, b: Tensor | None, columns: int, order: dict[str, int] = _IN_ORDER
 ) -> tuple[Tensor, Tensor]:
-    """Returns w and b of every layer, padded to `columns`, column c K + m at m C + c, and |u| as two factors."""
+    """Returns w and b of every layer, padded to `columns`, and |u| as two factors."""
     layers = stack.groups * stack.layers
     packed = torch.empty(layers, 2, columns, dtype=stack.dtype, device=stack.device)
     norms = torch.empty(layers, 2, dtype=stack.dtype, device=stack.device)
     u = u.contiguous()
     b_rows = u if b is None else b.contiguous()
     parameter_kernels.prepare[(layers,)](
-        u, b_rows, packed, norms, stack.features, D=columns, C=C, K=K, A=stack.arithmetic, HAS_B=b is not None
+        u, b_rows, packed, norms, stack.features, D=columns, A=stack.arithmetic, HAS_B=b is not None, **order
     )
     return packed, norms
 
 
 def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
     """Returns y and, where `save`, the packed sign bits, and the rest of y where it is 2 and x is of a half type."""
-    stack = Stack.of(x, u, abs_layers, save == 2 and x.dtype in DROPPED)
+    stack = _Stack.of(x, u, abs_layers, save == 2 and x.dtype in DROPPED)
     size = stack.sign_bytes
     signs = x.new_empty((*x.shape[:-1], stack.planes, size) if save else (0,), dtype=torch.uint8)
     if stack.layers == 0:
@@ -155,17 +156,17 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) 
     sizes = (stack.rows, stack.features, stack.layers, stack.abs_layers)
     options = {"A": stack.arithmetic, "BYTES": size, "SAVE": save > 0, "REST": stack.rest, "FOURS": rows.in_fours}
     tile, stream = forward_tile(stack.features, stack.wide), streaming_tile()
-    options |= (tile or stream).options(TRITON_BACKEND)
-    with on(stack.device):
+    options |= (tile or stream).options(_TRITON_BACKEND)
+    with _on(stack.device):
         if tile is not None:
-            packed, _ = pack_parameters(stack, u, b, tile.columns)
+            packed, _ = _packed(stack, u, b, tile.columns)
             tiles = triton.cdiv(stack.rows, tile.rows)
             kernels.forward[(stack.groups * tiles,)](
                 rows.data, y, signs, packed, *sizes, tiles, *rows.strides,
                 R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, **options,
             )  # fmt: skip
         else:
-            packed, _ = pack_parameters(stack, u, b, 8 * size)
+            packed, _ = _packed(stack, u, b, 8 * size)
             programs, scratch = _scratch(stack, stream, 8 * size)
             streaming_kernels.forward_streaming[(programs,)](
                 rows.data, y, signs, packed, scratch, *sizes, stack.groups * stack.rows, programs, *rows.strides,
@@ -184,7 +185,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed."""
-    stack = Stack.of(dy, u, abs_layers, signs.shape[-2] != abs_layers)
+    stack = _Stack.of(dy, u, abs_layers, signs.shape[-2] != abs_layers)
     needs_dx, needs_du, needs_db = needs
 
     def new(like: Tensor, needed: bool) -> Tensor:
@@ -193,12 +194,12 @@ def backward(
     dx, du, db = new(dy, needs_dx), new(u, needs_du), new(u, needs_db)
     if stack.layers == 0 or dy.numel() == 0:
         return (dx.copy_(dy) if needs_dx else dx), du.zero_(), db.zero_()
-    with on(stack.device):
+    with _on(stack.device):
         call = _Backward(stack, dy, y if needs_du else None, _from_device_layout(signs, stack), u, b, needs)
         partials = call.main(dx)
         if call.sums:
             partials = partials if call.fused else call.parameter_gradients()
-            finish(stack, partials, call.packed, call.norms, du, db, (needs_du, needs_db))
+            _finish(stack, partials, call.packed, call.norms, du, db)
     return dx, du, db
 
 
@@ -206,13 +207,13 @@ class _Backward:
     """The launches of one backward call. dx is not needed, or `main` writes it; the rest is for du and db."""
 
     def __init__(
-        self, stack: Stack, dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None,
+        self, stack: _Stack, dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None,
         needs: Sequence[bool],
     ) -> None:  # fmt: skip
         self.stack, (self.needs_dx, self.needs_du, self.needs_db) = stack, needs
         self.tile = backward_tile(stack.features, stack.wide)
         self.columns = 8 * stack.sign_bytes if self.tile is None else self.tile.columns
-        self.packed, self.norms = pack_parameters(stack, u, b, self.columns)
+        self.packed, self.norms = _packed(stack, u, b, self.columns)
         self.sums = self.needs_du or self.needs_db
         self.fused = self.sums and stack.features <= FUSED_LIMIT
 
@@ -243,7 +244,7 @@ class _Backward:
     def main(self, dx: Tensor) -> Tensor:
         """Takes all rows back through the layers. Returns partial sums of dw and db where these are `fused`."""
         stack, tile, partials = self.stack, self.tile, self.packed
-        options = {**self.options, **(tile or streaming_tile()).options(TRITON_BACKEND), "DX": self.needs_dx}
+        options = {**self.options, **(tile or streaming_tile()).options(_TRITON_BACKEND), "DX": self.needs_dx}
         if tile is None:
             programs, scratch = _scratch(stack, streaming_tile(), 2 * self.columns)
             streaming_kernels.backward_streaming[(programs,)](
@@ -271,14 +272,14 @@ class _Backward:
         partials = stack.partials(tiles, parts, self.columns)
         kernels.parameter_gradients[(stack.groups * parts * slices,)](
             *self.inputs, partials, *self.kept, *self.sizes, tiles, parts, partials.shape[2], slices, *self.strides,
-            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=self.columns, **self.options, **tile.options(TRITON_BACKEND),
+            R=tile.R, Q=tile.Q, C=tile.C, K=tile.K, D=self.columns, **self.options, **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
         return partials
 
 
-def finish(
-    stack: Stack, partials: Tensor, packed: Tensor, norms: Tensor, du: Tensor, db: Tensor, needs: tuple[bool, bool],
-    C: int = 1, K: int = 1,
+def _finish(
+    stack: _Stack, partials: Tensor, packed: Tensor, norms: Tensor, du: Tensor, db: Tensor,
+    order: dict[str, int] = _IN_ORDER,
 ) -> None:  # fmt: skip
     """Adds up the partial sums, and writes du and db."""
     _, parts, sets, *of_a_set = partials.shape
@@ -290,11 +291,11 @@ def finish(
         )
         partials = totals
     parameter_kernels.finish[(stack.groups * stack.layers,)](
-        partials, packed, norms, du, db, stack.features, D=of_a_set[-1], C=C, K=K, DU=needs[0], DB=needs[1]
+        partials, packed, norms, du, db, stack.features, D=of_a_set[-1], DU=du.numel() > 0, DB=db.numel() > 0, **order
     )
 
 
-def _scratch(stack: Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
+def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
     """Returns the number of streaming programs, and a scratch row for each."""
     programs = min(stack.groups * stack.rows, stack.resident(stream.programs_per_sm))
     return programs, torch.empty(programs, columns, dtype=stack.dtype, device=stack.device)
@@ -303,15 +304,15 @@ def _scratch(stack: Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:
 # The interpreter's tensors are on the CPU, where sign bits have another layout than the kernels write.
 
 
-def _to_device_layout(signs: Tensor, stack: Stack, save: int) -> Tensor:
+def _to_device_layout(signs: Tensor, stack: _Stack, save: int) -> Tensor:
     return _in_layout(signs, stack, chunked=False) if stack.device.type == "cpu" and save else signs
 
 
-def _from_device_layout(signs: Tensor, stack: Stack) -> Tensor:
+def _from_device_layout(signs: Tensor, stack: _Stack) -> Tensor:
     return _in_layout(signs, stack, chunked=True) if stack.device.type == "cpu" else signs.contiguous()
 
 
-def _in_layout(signs: Tensor, stack: Stack, chunked: bool) -> Tensor:
+def _in_layout(signs: Tensor, stack: _Stack, chunked: bool) -> Tensor:
     """Converts signs to the layout `chunked` from the other one."""
     bits, rest = signs.tensor_split([stack.abs_layers], -2)
     bits = pack(unpack(bits, stack.features, not chunked), chunked)

@@ -103,48 +103,18 @@ def streaming_tile() -> Tile:
     return Tile(R=1, Q=1, C=1024, K=8, warps=8, registers=255)
 
 
-@dataclass(frozen=True)
-class AxisTile:
-    """4 P positions of C lanes of K columns each; the letters are those of axis_kernels."""
-
-    P: int
-    C: int
-    K: int
-    warps: int
-    registers: int | None = None
-
-    @property
-    def positions(self) -> int:
-        """Positions of the tile."""
-        return 4 * self.P
-
-    @property
-    def columns(self) -> int:
-        """Columns of the tile, at least `features`."""
-        return self.K * self.C
-
-    @property
-    def programs_per_sm(self) -> int:
-        """Programs that fit one SM's registers, at 255 for each thread."""
-        return max(1, 8 // self.warps)
-
-    def options(self, backend: str) -> dict[str, int]:
-        """Options of a launch on Triton's backend 'cuda' or 'hip'."""
-        return Tile(1, 1, 1, 1, self.warps, self.registers).options(backend)
-
-
-def _axis_tile(features: int, K: int, fewest: int) -> AxisTile:
+def _axis_tile(features: int, of_lane: int, fewest: int) -> Tile:
     """A tile of at least `fewest` lanes with other positions, of as few warps as that takes."""
-    lanes = 1 << (-(-features // K) - 1).bit_length()
+    lanes = 1 << (-(-features // of_lane) - 1).bit_length()
     warps = max(1, fewest * lanes // 32)
-    return AxisTile(32 * warps // lanes, lanes, K, warps, 255)
+    return Tile(4, 32 * warps // lanes, lanes, of_lane, warps, registers=255)
 
 
-def axis_forward_tile(features: int) -> AxisTile:
+def axis_forward_tile(features: int) -> Tile:
     """The forward's tile along another axis: 128 elements a lane, whose signs are a word for each position."""
     return _axis_tile(features, 32, 4)
 
 
-def axis_backward_tile(features: int) -> AxisTile:
+def axis_backward_tile(features: int) -> Tile:
     """The backward's tile along another axis: 64 elements a lane of each of g and x."""
     return _axis_tile(features, 16, 2)

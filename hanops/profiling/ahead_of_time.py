@@ -105,7 +105,7 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
                 yield Kernel("parameter_gradients", features, storage, parameters, constants)
             if features in AXIS_WIDTHS and not wide:
                 forward, backward = axis_forward_tile(features), axis_backward_tile(features)
-                constants = {**same, **_axis_constants(forward), "SAVE": True}
+                constants = {**same, **_axis_constants(forward), "SAVE": True, "WHOLE": features == forward.columns}
                 yield Kernel("forward_axis", features, storage, forward, constants)
                 constants = {**same, **_axis_constants(backward), **gradients, "DX": True}
                 yield Kernel("backward_axis", features, storage, backward, constants)

@@ -70,6 +70,7 @@ def forward(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, 
             given.data, y, signs.view(torch.int32) if save else signs, packed,
             stack.rows, given.inner, stack.features, stack.layers, stack.abs_layers, tiles, 1, *given.strides,
             A=stack.arithmetic, SAVE=save > 0, REST=stack.rest, FOURS=given.in_fours,
+            WHOLE=stack.features == tile.columns,
             Q=tile.Q, **_order(tile), **tile.options(_TRITON_BACKEND),
         )  # fmt: skip
     return y, signs

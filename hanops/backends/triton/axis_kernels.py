@@ -5,7 +5,8 @@ names hold here too; a tile of them stays in registers while every layer passes 
     Q  lanes that have other positions, 4 each
     C  lanes that have other columns            K  columns of a lane: 32 or 16
 A tile is K chunks of [C, Q, 4]: chunk m holds column c K + m of lanes c, so that the bits of a lane are of one word.
-FOURS: 4 positions of a lane lie side by side; else those of the lanes do. Columns past `features` hold 0.
+FOURS: 4 positions of a lane lie side by side; else those of the lanes do. WHOLE: no column is past `features`; those
+that are hold 0.
 Signs are words of 32 columns: (groups, outer, planes, W, inner), bit k of word w column 32 w + k. The rest of column
 32 w + 4 p + j is byte j of word w in plane p, of 8.
 The packed parameters, [layers, {w, b}, D] for each group, have column c K + m at m C + c.
@@ -110,13 +111,15 @@ def _dot(tile, p_w, C: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def _reflect(x, p_w, column, features, C: tl.constexpr, K: tl.constexpr):
+def _reflect(x, p_w, column, features, C: tl.constexpr, K: tl.constexpr, WHOLE: tl.constexpr):
     """z = x - 2 (w . x) w + b."""
     a = -2.0 * _dot(x, p_w, C, K)
     z = ()
     for m in tl.static_range(K):
         z_m = x[m] + a * tl.load(p_w + m * C) + tl.load(p_w + (K + m) * C)
-        z = z + (tl.where(column + m < features, z_m, 0.0),)  # a * 0 may be NaN
+        if not WHOLE:  # a * 0 may be NaN
+            z_m = tl.where(column + m < features, z_m, 0.0)
+        z = z + (z_m,)
     return z
 
 
@@ -163,7 +166,7 @@ def _fold(p_sums, more, layers, D: tl.constexpr, C: tl.constexpr, K: tl.constexp
 def forward_axis(
     p_x, p_y, p_words, p_packed, count, inner, features, layers, abs_layers, tiles, step, x_group, x_outer, x_feature,
     A: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, K: tl.constexpr, SAVE: tl.constexpr, REST: tl.constexpr,
-    FOURS: tl.constexpr,
+    FOURS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """One tile through all layers: x in, y, the words of signs and the rest of y out."""
     if FOURS:
@@ -183,7 +186,7 @@ def forward_axis(
     p_tile = p_x + group * x_group + column.to(tl.int64) * x_feature + _side_by_side(outer, x_outer, at, FOURS)
     x = _load(p_tile, column, features, x_feature, m_position, A, K)
     for _ in range(abs_layers):
-        z = _reflect(x, p_w, column, features, C, K)
+        z = _reflect(x, p_w, column, features, C, K, WHOLE)
         if SAVE:
             tl.store(p_word, _word(z, K).to(tl.int32, bitcast=True), mask=m_word)
             p_word += plane
@@ -192,7 +195,7 @@ def forward_axis(
             x = x + (tl.abs(z[m]),)
         p_w += 2 * D
     for _ in range(abs_layers, layers):  # those without an absolute value
-        x = _reflect(x, p_w, column, features, C, K)
+        x = _reflect(x, p_w, column, features, C, K, WHOLE)
         p_w += 2 * D
     p_tile = p_y + column.to(tl.int64) * inner + _side_by_side(outer_of_all, features.to(tl.int64) * inner, at, FOURS)
     if REST:

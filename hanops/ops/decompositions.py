@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hanops import _torch
+from hanops.backends import by_rows
 from hanops.backends.plain_torch import as_rows, backward, by_layer, forward, kept
 from hanops.definition import reference
 from hanops.definition.signs import is_chunked, pack
@@ -61,10 +63,11 @@ def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
     False
     """
     ops = torch.ops.hanops
+    run_forward, run_backward = partial(by_rows.forward, _forward), partial(by_rows.backward, _backward)
     return {
-        ops.han_stack.default: stack_op(_forward),
-        ops.han_stack_forward.default: forward_op(_forward, check=True),
-        ops.han_stack_backward.default: backward_op(_backward, check=True),
+        ops.han_stack.default: stack_op(run_forward),
+        ops.han_stack_forward.default: forward_op(run_forward, check=True),
+        ops.han_stack_backward.default: backward_op(run_backward, check=True),
     }
 
 

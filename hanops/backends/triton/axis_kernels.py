@@ -4,9 +4,9 @@ x is (groups, outer, features, inner). A position, a pair (outer, inner), is wha
 names hold here too; a tile of them stays in registers while every layer passes over it. Letters:
     Q  lanes that have other positions, 4 each
     C  lanes that have other columns            K  columns of a lane: 32 or 16
-A tile is K chunks of [C, Q, 4]: chunk m holds column c K + m of lanes c, so that the bits of a lane are of one word.
-FOURS: 4 positions of a lane lie side by side; else those of the lanes do. WHOLE: no column is past `features`; those
-that are hold 0.
+A tile is K chunks: chunk m holds column c K + m of lanes c, so that the bits of a lane are of one word. FOURS: 4
+positions of a lane lie side by side, and a chunk is [C, Q, 4]; else those of the lanes do, and it is [4, C, Q]. Either
+way Triton spreads the lanes alike in all that it loads. WHOLE: no column is past `features`; those that are hold 0.
 Signs are words of 32 columns: (groups, outer, planes, W, inner), bit k of word w column 32 w + k. The rest of column
 32 w + 4 p + j is byte j of word w in plane p, of 8.
 The packed parameters, [layers, {w, b}, D] for each group, have column c K + m at m C + c.
@@ -22,40 +22,58 @@ from hanops.backends.triton.rounding_kernels import cast, planes, rest_of, resto
 
 
 @triton.jit
-def _positions(first, count, inner, Q: tl.constexpr, FOURS: tl.constexpr):
-    """The positions of a tile, [1, Q, 4]: indices outer and inner, and which of them there are."""
-    lane, of_lane = tl.arange(0, Q)[None, :, None], tl.arange(0, 4)[None, None, :]
-    if FOURS:  # four are of the same outer
-        lane *= 4
-    else:
-        of_lane *= Q
-    word: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
-    at = (first % inner).to(word) + lane.to(word)
-    if not FOURS:
-        at += of_lane.to(word)
-    outer = first // inner + (at // inner.to(word)).to(tl.int64)
-    at = (at % inner.to(word)).to(tl.int64)
+def _column_lanes(C: tl.constexpr, FOURS: tl.constexpr):
+    """The lanes c, in their axis of a chunk."""
     if FOURS:
-        at += of_lane
-    return outer, at, first + (lane + of_lane) < count
+        return tl.arange(0, C)[:, None, None]
+    else:
+        return tl.arange(0, C)[None, :, None]
 
 
 @triton.jit
-def _side_by_side(outer, stride, at, FOURS: tl.constexpr):
-    """Offsets of positions. The hint gives all accesses the same layout; it is the alignment that widens them."""
-    offset = tl.max_contiguous(outer * stride + at, [1, 1, 4])
+def _positions(first, count, inner, Q: tl.constexpr, FOURS: tl.constexpr):
+    """The positions of a tile, in their axes of a chunk: indices outer and inner, and which of them there are."""
+    word: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32
+    if FOURS:  # four are of the same outer
+        own, of_lane = 4 * tl.arange(0, Q)[None, :, None], tl.arange(0, 4)[None, None, :]
+        at = (first % inner).to(word) + own.to(word)
+        own += of_lane
+    else:
+        own = tl.arange(0, Q)[None, None, :] + Q * tl.arange(0, 4)[:, None, None]
+        at = (first % inner).to(word) + own.to(word)
+    outer = (first // inner).to(count.dtype) + (at // inner.to(word)).to(count.dtype)
+    at = (at % inner.to(word)).to(inner.dtype)
     if FOURS:
-        offset = tl.multiple_of(offset, [1, 1, 4])
+        at += of_lane
+    return outer, at, first + own < count
+
+
+@triton.jit
+def _offsets(outer, stride, at, FOURS: tl.constexpr):
+    """Offsets of positions."""
+    offset = outer.to(tl.int64) * stride + at
+    if FOURS:
+        offset = tl.multiple_of(tl.max_contiguous(offset, [1, 1, 4]), [1, 1, 4])
     return offset
 
 
 @triton.jit
-def _lane_columns(step, C: tl.constexpr, Q: tl.constexpr):
-    """Where a lane's parameters are in a chunk, [C, Q, 1]: step is 1, which the compiler must not know.
+def _own_parameters(step, C: tl.constexpr, Q: tl.constexpr, FOURS: tl.constexpr):
+    """Where a lane's parameters are in a chunk: step is 1, which the compiler must not know.
 
     It would spread the lanes in another way than in a chunk of x.
     """
-    return tl.broadcast_to(tl.arange(0, C)[:, None, None] * step, (C, Q, 1))
+    offset = _column_lanes(C, FOURS) * step
+    if FOURS:
+        return tl.broadcast_to(offset, (C, Q, 1))
+    else:
+        return tl.broadcast_to(offset, (1, C, Q))
+
+
+@triton.jit
+def _over_columns(chunk, FOURS: tl.constexpr):
+    """The sum over the lanes c."""
+    return tl.sum(chunk, axis=0 if FOURS else 1, keep_dims=True)
 
 
 @triton.jit
@@ -102,18 +120,20 @@ def _restore(tile, p_rest, column, plane, m_word, K: tl.constexpr, REST: tl.cons
 
 
 @triton.jit
-def _dot(tile, p_w, C: tl.constexpr, K: tl.constexpr):
-    """The dot product of each position with w, [1, Q, 4]."""
+def _dot(tile, p_w, C: tl.constexpr, K: tl.constexpr, FOURS: tl.constexpr):
+    """The dot product of each position with w."""
     total = tile[0] * tl.load(p_w)
     for m in tl.static_range(1, K):
         total += tile[m] * tl.load(p_w + m * C)
-    return tl.sum(total, axis=0, keep_dims=True)
+    return _over_columns(total, FOURS)
 
 
 @triton.jit
-def _reflect(x, p_w, column, features, C: tl.constexpr, K: tl.constexpr, WHOLE: tl.constexpr):
+def _reflect(
+    x, p_w, column, features, C: tl.constexpr, K: tl.constexpr, FOURS: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
     """z = x - 2 (w . x) w + b."""
-    a = -2.0 * _dot(x, p_w, C, K)
+    a = -2.0 * _dot(x, p_w, C, K, FOURS)
     z = ()
     for m in tl.static_range(K):
         z_m = x[m] + a * tl.load(p_w + m * C) + tl.load(p_w + (K + m) * C)
@@ -133,9 +153,9 @@ def _word(z, K: tl.constexpr):
 
 
 @triton.jit
-def _add(p, chunk, started):
+def _add(p, chunk, started, FOURS: tl.constexpr):
     """Adds the sum of a chunk's positions to memory that one program owns, or starts it."""
-    value = tl.sum(tl.sum(chunk, axis=2, keep_dims=True), axis=1, keep_dims=True)
+    value = tl.sum(tl.sum(chunk, axis=2 if FOURS else 0, keep_dims=True), axis=1 if FOURS else 2, keep_dims=True)
     before = tl.load(p, mask=tl.zeros_like(value).to(tl.int1) | started, other=0.0)
     tl.store(p, before + value)
 
@@ -175,18 +195,18 @@ def forward_axis(
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // tiles).to(tl.int64)
     outer, at, m_position = _positions((tl.program_id(0) % tiles).to(tl.int64) * (4 * Q), count, inner, Q, FOURS)
-    column = tl.arange(0, C)[:, None, None] * K
-    p_w = p_packed + group * layers * (2 * D) + _lane_columns(step, C, Q)
+    column = _column_lanes(C, FOURS) * K
+    p_w = p_packed + group * layers * (2 * D) + _own_parameters(step, C, Q, FOURS)
     words = tl.cdiv(features, 32)
     plane = words.to(tl.int64) * inner
-    outer_of_all = group * (count // inner) + outer
+    outers = group * (count // inner)
     p_word = p_words + column // 32 * inner.to(tl.int64)
-    p_word += _side_by_side(outer_of_all, planes(abs_layers, REST) * plane, at, FOURS)
+    p_word += _offsets(outers + outer, planes(abs_layers, REST) * plane, at, FOURS)
     m_word = m_position & (column < features)
-    p_tile = p_x + group * x_group + column.to(tl.int64) * x_feature + _side_by_side(outer, x_outer, at, FOURS)
+    p_tile = p_x + group * x_group + column.to(tl.int64) * x_feature + _offsets(outer, x_outer, at, FOURS)
     x = _load(p_tile, column, features, x_feature, m_position, A, K)
     for _ in range(abs_layers):
-        z = _reflect(x, p_w, column, features, C, K, WHOLE)
+        z = _reflect(x, p_w, column, features, C, K, FOURS, WHOLE)
         if SAVE:
             tl.store(p_word, _word(z, K).to(tl.int32, bitcast=True), mask=m_word)
             p_word += plane
@@ -195,9 +215,9 @@ def forward_axis(
             x = x + (tl.abs(z[m]),)
         p_w += 2 * D
     for _ in range(abs_layers, layers):  # those without an absolute value
-        x = _reflect(x, p_w, column, features, C, K, WHOLE)
+        x = _reflect(x, p_w, column, features, C, K, FOURS, WHOLE)
         p_w += 2 * D
-    p_tile = p_y + column.to(tl.int64) * inner + _side_by_side(outer_of_all, features.to(tl.int64) * inner, at, FOURS)
+    p_tile = p_y + column.to(tl.int64) * inner + _offsets(outers + outer, features.to(tl.int64) * inner, at, FOURS)
     if REST:
         _store_and_rest(p_tile, column, features, inner.to(tl.int64), m_position, x, p_word, plane, m_word, K, REST)
     else:
@@ -225,22 +245,22 @@ def backward_axis(
         y_group, y_outer, y_feature = _fours(y_group), _fours(y_outer), _fours(y_feature)
     D: tl.constexpr = K * C
     group = (tl.program_id(0) // parts).to(tl.int64)
-    column = tl.arange(0, C)[:, None, None] * K
-    o_lane = _lane_columns(step, C, Q)
+    column = _column_lanes(C, FOURS) * K
+    o_lane = _own_parameters(step, C, Q, FOURS)
     p_sums = p_partials + tl.program_id(0).to(tl.int64) * sets * layers * (2 * D) + o_lane
     plane = tl.cdiv(features, 32).to(tl.int64) * inner
     for tile in range(tl.program_id(0) % parts, tiles, parts):
         started = tile >= parts
         outer, at, m_position = _positions(tl.cast(tile, tl.int64) * (4 * Q), count, inner, Q, FOURS)
-        outer_of_all = group * (count // inner) + outer
+        outers = group * (count // inner)
         m_word = m_position & (column < features)
-        p_tile = p_dy + group * g_group + column.to(tl.int64) * g_feature + _side_by_side(outer, g_outer, at, FOURS)
+        p_tile = p_dy + group * g_group + column.to(tl.int64) * g_feature + _offsets(outer, g_outer, at, FOURS)
         g = _load(p_tile, column, features, g_feature, m_position, A, K)
         p_word = p_words + column // 32 * inner.to(tl.int64)
-        p_word += _side_by_side(outer_of_all, planes(abs_layers, REST) * plane, at, FOURS)
+        p_word += _offsets(outers + outer, planes(abs_layers, REST) * plane, at, FOURS)
         x = ()
         if DU:
-            o_y = _side_by_side(outer, y_outer, at, FOURS)
+            o_y = _offsets(outer, y_outer, at, FOURS)
             p_tile = p_y + group * y_group + column.to(tl.int64) * y_feature + o_y
             y = _load(p_tile, column, features, y_feature, m_position, A, K)
             if REST:
@@ -248,7 +268,7 @@ def backward_axis(
             total = tl.abs(g[0])
             for m in tl.static_range(1, K):
                 total += tl.abs(g[m])
-            live = tl.sum(total, axis=0, keep_dims=True) != 0  # else it adds 0 to du and db, whatever y holds
+            live = _over_columns(total, FOURS) != 0  # else it adds 0 to du and db, whatever y holds
             for m in tl.static_range(K):
                 x = x + (tl.where(live, y[m], 0.0),)
         for i in range(layers):
@@ -266,12 +286,12 @@ def backward_axis(
                     for m in tl.static_range(K):
                         flipped = flipped + (_flip(x[m], word, m),)
                     x = flipped
-            c = -2.0 * _dot(g, p_w, C, K)
+            c = -2.0 * _dot(g, p_w, C, K, FOURS)
             if DU:
                 p = ()
                 for m in tl.static_range(K):
                     p = p + (x[m] - tl.load(p_w + (K + m) * C),)
-                a = -2.0 * _dot(p, p_w, C, K)
+                a = -2.0 * _dot(p, p_w, C, K, FOURS)
                 x = ()
                 for m in tl.static_range(K):
                     x = x + (p[m] + a * tl.load(p_w + m * C),)
@@ -279,16 +299,14 @@ def backward_axis(
             below = ()
             for m in tl.static_range(K):
                 if DU:
-                    _add(p_part + m * C, c * x[m] - a * g[m], started)
+                    _add(p_part + m * C, c * x[m] - a * g[m], started, FOURS)
                 if DB:
-                    _add(p_part + (K + m) * C, g[m], started)
+                    _add(p_part + (K + m) * C, g[m], started, FOURS)
                 below = below + (g[m] + c * tl.load(p_w + m * C),)
             g = below
         if DX:
             p_tile = (
-                p_dx
-                + column.to(tl.int64) * inner
-                + _side_by_side(outer_of_all, features.to(tl.int64) * inner, at, FOURS)
+                p_dx + column.to(tl.int64) * inner + _offsets(outers + outer, features.to(tl.int64) * inner, at, FOURS)
             )
             _store(p_tile, column, features, inner.to(tl.int64), m_position, g, K)
         if DU or DB:

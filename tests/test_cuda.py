@@ -35,9 +35,19 @@ def emulator(device):
     library.set_device(0)
 
 
-def plan(library: ctypes.CDLL, rows: int, features: int, layers: int, *, backward: bool, wide: bool = False) -> str:
+def plan(
+    library: ctypes.CDLL,
+    rows: int,
+    features: int,
+    layers: int,
+    *,
+    backward: bool,
+    wide: bool = False,
+    inner: int = 0,
+) -> str:
     text = ctypes.create_string_buffer(1000)
-    library.describe_plan(ctypes.c_longlong(rows), features, layers, int(backward), int(wide), text, len(text))
+    sizes = ctypes.c_longlong(rows), features, layers, int(backward), int(wide), inner
+    library.describe_plan(*sizes, text, len(text))
     return text.value.decode()
 
 
@@ -233,7 +243,9 @@ def kernels_in_the_tables() -> int:
         True: 2,
     }  # forward: without and with bits, without absolute values; backward: without, with du
     others, parameters = 2, 5  # one row, streaming
-    return sum(of_a_tile[way] for way, _ in tiles) + 2 * others * sum(of_a_tile.values()) + 2 * parameters
+    axis = 2  # tiles of two positions a lane and of one
+    rows = sum(of_a_tile[way] for way, _ in tiles) + 2 * others * sum(of_a_tile.values()) + 2 * parameters
+    return rows + axis * sum(of_a_tile.values())
 
 
 @needs_nvcc

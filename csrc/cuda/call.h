@@ -9,17 +9,20 @@ namespace hanops::cuda {
 
 enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
-// A tensor seen as (groups, rows, features), its columns contiguous. Strides are in elements.
+// A tensor seen as (groups, rows, features), its columns contiguous; or as (groups, outer, features, inner), its inner
+// axis contiguous: its rows are then the outer ones. Strides are in elements.
 struct Rows {
   void* data = nullptr;
   int64_t group_stride = 0, row_stride = 0;
-  int vector = 1;  // 1, 2 or 4: how many columns may be read at once, by the address, the strides and the features
+  int vector = 1;  // 1, 2 or 4: how many columns, or inner ones, may be read at once, by address, strides and sizes
+  int64_t feature_stride = 1;
 };
 
 // What both directions have. Memory of the plan's is of the arithmetic type, float64 or float32.
 struct Stack {
   // The caller's part.
-  int64_t groups = 1, rows = 0;  // rows of a group
+  int64_t groups = 1, rows = 0;  // rows of a group, or positions: outer * inner
+  int outer = 0, inner = 0;      // where the features are not the last axis: outer * inner == rows, of 31 bits
   int features = 0, layers = 0, abs_layers = 0;
   Type type = Type::kFloat32, parameter_type = Type::kFloat32;  // of x, y, dy and dx; of u, b, du and db
   bool has_bias = false;
@@ -27,13 +30,13 @@ struct Stack {
   const void *u = nullptr, *b = nullptr;  // (groups, layers, features), packed
 
   // The plan's part.
-  int columns = 0;                           // features, padded to 8 * sign_bytes: a power of two from 32
-  int sign_bytes = 0;                        // of a row and layer, see ../signs.h
-  int planes = 0;                            // of sign_bytes, in a row: abs_layers and those of the rest
-  unsigned sign_stride = 0;                  // of a row of a tile: planes * sign_bytes
-  int lanes = 0, warps = 0;                  // of a thread group, where the tile leaves them open
-  int blocks = 1;                            // of a group
-  bool pack_here = false;                    // each block packs the parameters for itself; else `prepare` does
+  int columns = 0;           // features, padded to 8 * sign_bytes: a power of two from 32, or a multiple of it
+  int sign_bytes = 0;        // of a row and layer, see ../signs.h
+  int planes = 0;            // of sign_bytes, in a row: abs_layers and those of the rest
+  unsigned sign_stride = 0;  // of a row of a tile: planes * sign_bytes
+  int lanes = 0, warps = 0;  // of a thread group, where the tile leaves them open
+  int blocks = 1;            // of a group
+  bool pack_here = false;    // each block packs the parameters for itself; else `prepare` does
   void *packed = nullptr, *norms = nullptr;  // (groups, layers, 2, columns), (groups, layers, 2)
   void* scratch = nullptr;                   // of streamed rows: (blocks, columns), backward (blocks, 2, columns)
 };
@@ -42,7 +45,7 @@ struct ForwardCall : Stack {
   bool save = false;  // the sign bits, and the rest
   Rows x;
   void* y = nullptr;         // packed
-  uint8_t* signs = nullptr;  // (groups, rows, planes, sign_bytes)
+  uint8_t* signs = nullptr;  // (groups, rows, planes, sign_bytes), or (groups, outer, planes, sign_bytes / 4, inner, 4)
 
   int64_t ahead = 0;  // tiles until a resident block makes room for another
 };

@@ -25,8 +25,9 @@ constexpr const char* kUsage = R"(usage: han_stack_profile [options]
   --features D   width of a row (1024)          --rows N     rows of a group (65536)
   --depth L      layers (16)                    --groups G   independent stacks (1)
   --dtype T      float32, bfloat16, float16 or float64 (bfloat16)
+  --inner I      the features are not the last axis: rows are positions, I of which lie side by side (0: the last axis)
   --direction W  forward, inference (no sign bits), backward or all (all)
-  --case D,N,L,T[,W]   one of several cases, instead of the options above; as often as there are cases
+  --case D,N,L,T[,W[,I]]  one of several cases, instead of the options above; as often as there are cases
   --rest yes     bfloat16 and float16 keep the rest of y, a byte an element, and du begins with it (no)
   --repeats K    timed rounds of a copy and of each direction, of which the median counts (20)
   --json FILE    every sample, in seconds, rewritten after each case
@@ -34,7 +35,7 @@ constexpr const char* kUsage = R"(usage: han_stack_profile [options]
 )";
 
 struct Case {
-  int64_t features = 1024, rows = 65536, layers = 16, groups = 1;
+  int64_t features = 1024, rows = 65536, layers = 16, groups = 1, inner = 0;
   std::string dtype = "bfloat16", direction = "all";
 };
 
@@ -61,6 +62,14 @@ void check_case(const Case& c) {
   if (way != "forward" && way != "inference" && way != "backward" && way != "all") {
     throw std::invalid_argument("--direction must be forward, inference, backward or all, got " + way);
   }
+  if (c.inner == 0) return;
+  Stack stack;
+  stack.features = static_cast<int>(std::min<int64_t>(c.features, 1 << 30));
+  stack.rows = c.rows;
+  stack.type = type_of(c.dtype);
+  if (c.rows % c.inner != 0 || !takes_axis(stack, way == "backward" || way == "all")) {
+    throw std::invalid_argument("--inner must divide --rows, and have kernels for --features and --dtype");
+  }
 }
 
 int64_t number(const std::string& name, const std::string& value) {
@@ -73,15 +82,16 @@ Case case_of(const std::string& text) {
   std::vector<std::string> words;
   std::istringstream stream(text);
   for (std::string word; std::getline(stream, word, ',');) words.push_back(word);
-  if (words.size() < 4 || words.size() > 5) {
-    throw std::invalid_argument("--case must be D,N,L,T or D,N,L,T,W, got " + text);
+  if (words.size() < 4 || words.size() > 6) {
+    throw std::invalid_argument("--case must be D,N,L,T, D,N,L,T,W or D,N,L,T,W,I, got " + text);
   }
   Case c;
   c.features = number("--case", words[0]);
   c.rows = number("--case", words[1]);
   c.layers = number("--case", words[2]);
   c.dtype = words[3];
-  if (words.size() == 5) c.direction = words[4];
+  if (words.size() >= 5) c.direction = words[4];
+  if (words.size() == 6) c.inner = number("--case", words[5]);
   return c;
 }
 
@@ -100,6 +110,8 @@ Options parse(int count, char** arguments) {
       single.layers = number(name, value);
     else if (name == "--groups")
       single.groups = number(name, value);
+    else if (name == "--inner")
+      single.inner = number(name, value);
     else if (name == "--repeats")
       options.repeats = number(name, value);
     else if (name == "--dtype")
@@ -282,6 +294,8 @@ struct Tensors {
     Stack stack;
     stack.groups = c.groups;
     stack.rows = c.rows;
+    stack.inner = static_cast<int>(c.inner);
+    stack.outer = static_cast<int>(c.inner ? c.rows / c.inner : 0);
     stack.features = static_cast<int>(c.features);
     stack.layers = stack.abs_layers = static_cast<int>(c.layers);
     stack.type = stack.parameter_type = type;
@@ -294,12 +308,14 @@ struct Tensors {
   // Of the sign bits, and the rest.
   size_t row_bytes() const {
     const size_t planes = stack.layers + (stack.rest ? hanops::kRestPlanes : 0);
-    return planes * hanops::chunked_sign_bytes(stack.features);
+    return planes * (stack.inner ? (stack.features + 31) / 32 * 4 : hanops::chunked_sign_bytes(stack.features));
   }
 
   Rows rows(const Buffer& buffer) const {
-    const int vector = stack.features % 4 == 0 ? 4 : stack.features % 2 == 0 ? 2 : 1;
-    return {buffer.data, stack.rows * stack.features, stack.features, vector};
+    const int64_t last = stack.inner ? stack.inner : stack.features;
+    const int vector = last % 4 == 0 ? 4 : last % 2 == 0 ? 2 : 1;
+    const int64_t row_stride = stack.inner ? last * stack.features : last;
+    return {buffer.data, stack.rows * stack.features, row_stride, vector, stack.inner ? stack.inner : 1};
   }
 
   ForwardCall forward(bool save) const {
@@ -377,9 +393,9 @@ std::string json_of(const Case& c, bool rest, size_t sets, const std::vector<dou
                     const std::vector<std::unique_ptr<Way>>& ways) {
   std::ostringstream out;
   out.precision(12);
-  out << "{\"rest\": " << (rest ? "true" : "false") << ", \"features\": " << c.features << ", \"rows\": " << c.rows
-      << ", \"depth\": " << c.layers << ", \"groups\": " << c.groups << ", \"dtype\": \"" << c.dtype
-      << "\", \"sets\": " << sets << ", \"kernels\": [\n"
+  out << "{\"inner\": " << c.inner << ", \"rest\": " << (rest ? "true" : "false") << ", \"features\": " << c.features
+      << ", \"rows\": " << c.rows << ", \"depth\": " << c.layers << ", \"groups\": " << c.groups << ", \"dtype\": \""
+      << c.dtype << "\", \"sets\": " << sets << ", \"kernels\": [\n"
       << "  {\"kernel\": \"copy\", \"bytes\": " << copy_bytes << ", \"seconds\": " << json_list(copies) << "}";
   for (const auto& way : ways) {
     const Residence taken = way->plan().residence();
@@ -398,6 +414,7 @@ std::string run(const Case& c, const Options& options, const Gpu& gpu) {
   std::printf("N=%lld, d=%lld, L=%lld, G=%lld, %s\n", static_cast<long long>(c.rows),
               static_cast<long long>(c.features), static_cast<long long>(c.layers), static_cast<long long>(c.groups),
               c.dtype.c_str());
+  if (c.inner) std::printf("positions of an outer axis and an inner one of %lld\n", static_cast<long long>(c.inner));
   std::vector<std::unique_ptr<Tensors>> sets;
   for (size_t i = sets_of(c, type, options.once); i > 0; --i) {
     sets.push_back(std::make_unique<Tensors>(c, type, options.rest));

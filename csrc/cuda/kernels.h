@@ -1,4 +1,5 @@
-// The table of kernels: one tile for each width, compiled in han_stack_forward.cu, _backward.cu and _parameters.cu.
+// The table of kernels: one tile for each width, compiled in han_stack_forward.cu, _backward.cu, _parameters.cu and
+// _axis.cu.
 #pragma once
 
 #include <span>
@@ -46,16 +47,27 @@ struct ParameterKernels {
   int gradients_rows;  // of a tile of `gradients`
 };
 
+// Where the features are not the last axis, for float32 arithmetic: from tiles of many positions to such of few. A
+// tile's rows are positions, its chunks features of a warp; a call has as many warps as its features need, up to
+// warps_per_sm.
+struct AxisKernels {
+  std::span<const ForwardTile> forward;
+  std::span<const BackwardTile> backward;
+};
+
 template <class A>
 const ForwardKernels& forward_kernels();
 template <class A>
 const BackwardKernels& backward_kernels();
 template <class A>
 const ParameterKernels& parameter_kernels();
+const AxisKernels& axis_kernels();
 
 constexpr int kOneRowColumns = 4096, kOneRowThreads = 512;
 constexpr int kStreamThreads = 256, kGradientsThreads = 128, kLayerThreads = 256;
 constexpr int kGradientsColumns = 128;  // of a block
+constexpr int kAxisFeatures = 32;       // of a warp, where the features are not the last axis
+constexpr int kAxisSlots = 4;           // for a layer's w and b of these features, in the block's memory
 constexpr int kFold = 16;               // tiles whose sums are added up one after another
 constexpr int kSlices = 32;             // of the parts in sum_parts, each with a warp
 

@@ -14,8 +14,9 @@ constexpr size_t kWorkspace = 64 << 20;  // bytes of partial sums, or as many as
 constexpr size_t kPackHere = 40 << 10;   // bytes of packed parameters that each block may pack for itself
 constexpr int kRowsAtOnce = 1024;
 constexpr int kFillingThreads =
-    128;                       // of an SM; with fewer in tiles of many rows, a call is better off in one-row ones
-constexpr int kFewParts = 16;  // that `finish` adds up itself
+    128;                           // of an SM; with fewer in tiles of many rows, a call is better off in one-row ones
+constexpr int kAxisThreads = 256;  // of an SM; with fewer in tiles of many positions, a call is better off with few
+constexpr int kFewParts = 16;      // that `finish` adds up itself
 constexpr double kSharedSums = 0.85;  // of an SM's shared memory, for partial sums
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -98,6 +99,23 @@ const Tile* PlanOf<Call, kValues>::choose_tile(std::span<const Tile> many_rows, 
   return &one_row;
 }
 
+template <class Call, int kValues>
+template <class Tile>
+const Tile* PlanOf<Call, kValues>::choose_axis_tile(std::span<const Tile> tiles, int vector) {
+  call_.warps = static_cast<int>(ceil_div(call_.features, kAxisFeatures));
+  call_.lanes = 32;
+  call_.sign_bytes = 4 * call_.warps;
+  call_.columns = kAxisFeatures * call_.warps;
+  const auto fits = [&](const Tile& tile) {
+    const int64_t threads = call_.groups * ceil_div(call_.rows, tile.rows) * 32 * call_.warps;
+    return tile.vector <= vector && call_.warps <= tile.warps_per_sm && threads >= int64_t{device_.sms} * kAxisThreads;
+  };
+  const auto found = std::ranges::find_if(tiles, fits);
+  const Tile* tile = found == tiles.end() ? &tiles.back() : &*found;
+  tile_ = tile;
+  return tile;
+}
+
 // A block of several thread groups, or of one that has several warps: those share the block's barrier.
 template <class Call, int kValues>
 void PlanOf<Call, kValues>::set_threads(int threads) {
@@ -121,10 +139,11 @@ bool PlanOf<Call, kValues>::packs_in_a_block() const {
   return 2 * size_t(call_.layers) * (call_.columns + 1) * item_ <= kPackHere;
 }
 
-// Bytes of shared memory for sums over the warps of a thread group.
+// Bytes of shared memory for sums over the warps of a thread group; along another axis also for parameters.
 template <class Call, int kValues>
 size_t PlanOf<Call, kValues>::exchange() const {
   if (!tile_) return 2 * (kStreamThreads / 32) * kValues * item_;
+  if (call_.inner) return call_.warps * (2 * kValues * tile_->rows + kAxisSlots * 2 * kAxisFeatures) * item_;
   const int warps = tile_->lanes ? tile_->warps : call_.warps;
   return warps > 1 ? 2 * warps * kValues * tile_->rows * item_ : 0;
 }
@@ -161,6 +180,9 @@ std::string PlanOf<Call, kValues>::describe() const {
   std::ostringstream text;
   if (!tile_) {
     text << "rows streamed, " << stream_blocks_ << " blocks of " << kStreamThreads << " threads";
+  } else if (call_.inner) {
+    text << tile_->rows << " positions, " << tile_->vector << " a lane, " << call_.groups * call_.blocks
+         << " blocks of " << call_.warps << " x " << tile_->chunks << " features";
   } else {
     text << tile_->rows << (tile_->rows == 1 ? " row, " : " rows, ") << tile_->chunks << " x " << tile_->vector
          << " columns a lane, " << group_threads() << " lanes a row, " << call_.groups * call_.blocks << " blocks of "
@@ -169,18 +191,27 @@ std::string PlanOf<Call, kValues>::describe() const {
   return text.str();
 }
 
+bool takes_axis(const Stack& stack, bool backward) {
+  const auto most = [](const auto& tiles) { return kAxisFeatures * tiles.back().warps_per_sm; };
+  const int features = backward ? most(axis_kernels().backward) : most(axis_kernels().forward);
+  return stack.type != Type::kFloat64 && stack.features <= features && stack.rows < int64_t{1} << 30;
+}
+
 // ---- forward
 
 ForwardPlan::ForwardPlan(const ForwardCall& call, Device device) : PlanOf(call, device) {
   const ForwardKernels& kernels = wide() ? forward_kernels<double>() : forward_kernels<float>();
-  choose_tile(kernels.many_rows, kernels.one_row);
-  call_.pack_here = tile_ && !tile_->lanes && packs_in_a_block();
+  if (call_.inner)
+    choose_axis_tile(axis_kernels().forward, call_.x.vector);
+  else
+    choose_tile(kernels.many_rows, kernels.one_row);
+  call_.pack_here = one_row() && packs_in_a_block();
   if (!call_.pack_here) reserve_packed();
   if (!tile_) {
     stream_rows();
     return;
   }
-  set_threads(call_.pack_here ? kOneRowThreads : 128);  // many warps pack fast
+  set_threads(call_.pack_here ? kOneRowThreads : call_.inner ? 32 : 128);  // many warps pack fast
   call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{tile_->rows} * groups_of_block()));
   call_.ahead = resident_blocks(threads_, tile_->warps_per_sm) * groups_of_block();
 }
@@ -203,8 +234,10 @@ void ForwardPlan::launch(void* workspace, cudaStream_t stream) const {
 
 BackwardPlan::BackwardPlan(const BackwardCall& call, Device device) : PlanOf(call, device) {
   const BackwardKernels& kernels = wide() ? backward_kernels<double>() : backward_kernels<float>();
+  const int vector = std::min(call_.dy.vector, call_.needs_du ? call_.y.vector : 4);
   const ParameterKernels& others = wide() ? parameter_kernels<double>() : parameter_kernels<float>();
-  backward_tile_ = choose_tile(kernels.many_rows, kernels.one_row);
+  backward_tile_ =
+      call_.inner ? choose_axis_tile(axis_kernels().backward, vector) : choose_tile(kernels.many_rows, kernels.one_row);
   const bool needs_sums = call_.needs_du || call_.needs_db;
   call_.by_coefficients = needs_sums && !(tile_ && backward_tile_->sums);
   if (tile_)
@@ -236,10 +269,9 @@ BackwardPlan::BackwardPlan(const BackwardCall& call, Device device) : PlanOf(cal
 }
 
 void BackwardPlan::plan_blocks() {
-  const bool one_row = !tile_->lanes;
   // Few rows: one block of a group does all, from packing to du.
-  call_.pack_here = call_.finish_here = one_row && call_.rows * group_threads() <= kRowsAtOnce && packs_in_a_block();
-  set_threads(call_.finish_here ? kOneRowThreads : one_row ? 128 : 32);
+  call_.pack_here = call_.finish_here = one_row() && call_.rows * group_threads() <= kRowsAtOnce && packs_in_a_block();
+  set_threads(call_.finish_here ? kOneRowThreads : one_row() ? 128 : 32);
   if (call_.finish_here) {
     call_.blocks = 1;
   } else if (backward_tile_->sums && (call_.needs_du || call_.needs_db)) {
@@ -309,11 +341,13 @@ std::string BackwardPlan::describe() const {
 }
 
 std::unique_ptr<Plan> make_plan(const Stack& stack, bool backward, bool save, Device device) {
+  Rows rows;
+  rows.vector = stack.inner % 2 == 0 ? 2 : 1;
   if (backward) {
-    BackwardCall call{stack, true, true, true, {}, {}};
+    BackwardCall call{stack, true, true, true, rows, rows};
     return std::make_unique<BackwardPlan>(call, device);
   }
-  ForwardCall call{stack, save, {}};
+  ForwardCall call{stack, save, rows};
   return std::make_unique<ForwardPlan>(call, device);
 }
 

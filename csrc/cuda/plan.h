@@ -53,6 +53,9 @@ class Plan {
   size_t workspace_ = 0;
 };
 
+// Whether there are kernels for a call whose features are not the last axis.
+bool takes_axis(const Stack& stack, bool backward);
+
 // What both directions share. kValues: of a row, in a sum over the warps of a thread group.
 template <class Call, int kValues>
 class PlanOf : public Plan {
@@ -69,10 +72,13 @@ class PlanOf : public Plan {
   template <class Tile>
   const Tile* choose_tile(std::span<const Tile> many_rows, const Tile& one_row);
   void set_threads(int threads);
+  template <class Tile>
+  const Tile* choose_axis_tile(std::span<const Tile> tiles, int vector);
   void stream_rows();
   void reserve_packed();
 
   bool wide() const { return item_ == 8; }
+  bool one_row() const { return tile_ && tile_->rows == 1; }
   int64_t resident_blocks(int threads, int warps_per_sm) const;
   int group_threads() const { return tile_->lanes ? tile_->lanes * tile_->warps : call_.lanes * call_.warps; }
   int groups_of_block() const { return threads_ / group_threads(); }

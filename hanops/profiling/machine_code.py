@@ -53,22 +53,28 @@ class Tile:
     vector: int
     items: tuple[int, ...] = (2, 4)  # bytes of an element, of each type of rows: two types have 2
     tensors: int = 1
+    by_elements: bool = True  # also where rows cannot be read in words
 
     def accesses(self, width: int) -> int:
         """Returns how many loads or stores of that width one read or write of a tile has: of words, and of elements."""
         types = [*self.items, *(item for item in self.items if item == 2)]
         words = sum(self.vector * item == width for item in types)
-        elements = sum(item == width for item in types) * self.vector
+        elements = sum(item == width for item in types) * self.vector if self.by_elements else 0
         return self.rows * self.chunks * (words + elements)
 
 
 # Kernels without a tile in their name: see Stream and Slice.
 _OTHERS = {"forward_streaming<float": (1, 8, 4), "backward_streaming<float": (1, 8, 4)}
 _OTHERS |= {"parameter_gradients<float": (16, 1, 4)}
+_AXIS_FEATURES = 32  # of a lane, where they are not the last axis: for each it reads its positions, side by side
 
 
 def tile_of(kernel: str) -> Tile | None:
     """Returns the tile of a kernel by its name; None for one that holds no rows, or streams those of float64."""
+    found = re.search(r"axis_(forward|backward)<(\d+), (true|false)", kernel)
+    if found:
+        tensors = 2 if found[1] == "backward" and found[3] == "true" else 1
+        return Tile(_AXIS_FEATURES, 1, int(found[2]), tensors=tensors, by_elements=False)
     found = re.search(r"Tile<(\w+), (\d+), (\d+), (\d+), \d+, \d+>, (true|false)", kernel)
     if not found:
         return next((Tile(*shape) for name, shape in _OTHERS.items() if kernel.startswith(name)), None)

@@ -115,23 +115,29 @@ auto by_rows(const char* way) {
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs,
                                    int64_t save, bool abs, int64_t dim) {
-  if (!is_last(x, dim)) return by_rows<Forward>("forward").call(x, u, b, final_abs, save, abs, dim, "_cuda");
+  const bool last = is_last(x, dim);
+  const int64_t axis = at::maybe_wrap_dim(dim, x.dim());
+  if (!last && !cuda::has_axis_kernels(x, axis, u.dim() == 3, false)) {
+    return by_rows<Forward>("forward").call(x, u, b, final_abs, save, abs, dim, "_cuda");
+  }
   const Memory memory{&x, &u, pointer(b)};
   const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
-  const auto [y, signs] = cuda::han_stack_forward(x, u, b, abs_layers, save);
-  return {y, save ? converted(signs, x.size(-1), abs_layers, true) : signs};
+  const auto [y, signs] = cuda::han_stack_forward(x, u, b, abs_layers, save, axis);
+  return {y, save && last ? converted(signs, x.size(-1), abs_layers, true) : signs};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTensor& y, const Tensor& signs,
                                             const Tensor& u, const OptionalTensor& b, bool final_abs,
                                             std::array<bool, 3> needs, bool abs, int64_t dim) {
-  if (!is_last(dy, dim)) {
+  const bool last = is_last(dy, dim);
+  const int64_t axis = at::maybe_wrap_dim(dim, dy.dim());
+  if (!last && !cuda::has_axis_kernels(dy, axis, u.dim() == 3, true)) {
     return by_rows<Backward>("backward").call(dy, y, signs, u, b, final_abs, needs, abs, dim, "_cuda");
   }
-  const Memory memory{&dy, pointer(y), &u, pointer(b)};
+  const Memory memory{&dy, pointer(y), &signs, &u, pointer(b)};
   const int64_t abs_layers = layers_with_abs(u.size(-2), final_abs, abs);
-  const Tensor chunked = converted(signs, dy.size(-1), abs_layers, false);
-  return cuda::han_stack_backward(dy, y, chunked, u, b, abs_layers, needs);
+  const Tensor as_kept = last ? converted(signs, dy.size(-1), abs_layers, false) : signs;
+  return cuda::han_stack_backward(dy, y, as_kept, u, b, abs_layers, needs, axis);
 }
 
 }  // namespace
@@ -170,12 +176,14 @@ HANOPS_EXPORT void sign_bits_of(long long features, int chunked, long long* byte
   }
 }
 
-// Writes how a call with all gradients would run.
-HANOPS_EXPORT void describe_plan(long long rows, int features, int layers, int backward, int wide, char* text,
-                                 int capacity) {
+// Writes how a call with all gradients would run; inner: positions behind the features, 0 where they are the last axis.
+HANOPS_EXPORT void describe_plan(long long rows, int features, int layers, int backward, int wide, int inner,
+                                 char* text, int capacity) {
   using namespace hanops::cuda;
   Stack stack;
   stack.rows = rows;
+  stack.inner = inner;
+  stack.outer = inner ? static_cast<int>(rows / inner) : 0;
   stack.features = features;
   stack.layers = stack.abs_layers = layers;
   stack.type = stack.parameter_type = wide ? Type::kFloat64 : Type::kFloat32;

@@ -55,15 +55,29 @@ def plan(
 
 
 @emulated
+@pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("features", WIDTHS)
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
-def test_tiles_of_many_rows(emulator, features, storage):
+def test_tiles_of_many_rows(emulator, features, storage, layers):
     """Enough rows to fill the emulator's one SM with tiles, and more than one round for their thread groups."""
     rows = {30: 1100, 64: 600, 100: 400, 200: 300}.get(features, 150 if features <= 1000 else 21)
     for backward in (False, True):
-        told = plan(emulator, rows, features, 3, backward=backward)
+        told = plan(emulator, rows, features, layers, backward=backward)
         assert re.match(r"(2|4|8|16) rows, ", told), told
-    check(stack, problem(rows, features, 3, storage))
+    check(stack, problem(rows, features, layers, storage))
+
+
+@emulated
+@pytest.mark.parametrize("features", WIDTHS)
+def test_a_backward_of_few_layers_has_more_warps(emulator, features):
+    """From 256 columns on a lane has half as many elements, which leaves room for twice the warps."""
+    shapes = []
+    for layers in (2, 3):
+        rows, chunks, vector = re.match(
+            r"(\d+) rows, (\d+) x (\d+) ", plan(emulator, 1000, features, layers, backward=True)
+        ).groups()
+        shapes.append(int(rows) * int(chunks) * int(vector))
+    assert shapes == [32 if 128 < features <= 4096 else 64, 64]
 
 
 @emulated
@@ -96,11 +110,13 @@ def test_groups_and_partial_sums(emulator, sms):
 
 
 @emulated
-@pytest.mark.parametrize(("rows", "features", "layers"), [(1300, 200, 30), (25, 4096, 8)])
-def test_partial_sums_that_a_block_cannot_hold(emulator, rows, features, layers):
-    """The first layers' sums are in the block's memory, the others' are not; 1300 rows are more than a fold."""
+@pytest.mark.parametrize(
+    ("rows", "features", "layers"), [(1300, 200, 30), (25, 4096, 8), (1300, 200, 2), (280, 1000, 2)]
+)
+def test_partial_sums_in_blocks(emulator, rows, features, layers):
+    """The first layers' sums are in the block's memory, the others' are not; 1300 and 280 rows are more than a fold."""
     p = problem(rows, features, layers, torch.float32)
-    assert re.match(r"(4|16) rows, ", plan(emulator, rows, features, layers, backward=True))
+    assert re.match(r"(4|8|16) rows, ", plan(emulator, rows, features, layers, backward=True))
     check(stack, p)
 
 
@@ -237,7 +253,12 @@ def kernels_in_the_tables() -> int:
     """Counts three and two kernels for each tile that many rows of some width take, and of two types all others."""
     library = emulation.load()
     widths = [2**exponent for exponent in range(14)]
-    tiles = {(way, plan(library, 10**6, width, 3, backward=way)) for way in (False, True) for width in widths}
+    tiles = {
+        (way, plan(library, 10**6, width, layers, backward=way).partition(" lanes")[0])
+        for way in (False, True)
+        for width in widths
+        for layers in (2, 3)
+    }
     of_a_tile = {
         False: 3,
         True: 2,

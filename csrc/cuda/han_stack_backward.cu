@@ -7,10 +7,10 @@ namespace hanops::cuda {
 namespace {
 
 template <class A, int R, int K, int V, int T, int W, bool kSums = true>
-constexpr BackwardTile tile(int warps_per_sm = 8) {
+constexpr BackwardTile tile() {
   using Own = Tile<A, R, K, V, T, W>;
   return {
-      {R, K, V, T, W, warps_per_sm}, kSums, Own::kBlockSums, {backward<Own, false, kSums>, backward<Own, true, kSums>}};
+      {R, K, V, T, W, Own::kWarps}, kSums, Own::kBlockSums, {backward<Own, false, kSums>, backward<Own, true, kSums>}};
 }
 
 // clang-format off
@@ -28,24 +28,38 @@ const BackwardTile kManyRows[] = {       // columns up to
     tile<float,  2, 8, 4, 32, 8, false>(),  // 8192: too few rows to pay for their partial sums
 };
 
+// For few layers, where most of the time goes into reading and writing rows: half as many elements in a lane leave room
+// for twice the warps.
+const BackwardTile kOfFewLayers[] = {    // columns up to
+    tile<float, 16, 1, 4,  8,  1>(),     //   32
+    tile<float, 16, 1, 4, 16,  1>(),     //   64
+    tile<float, 16, 1, 4, 32,  1>(),     //  128
+    tile<float,  8, 1, 4, 32,  2>(),     //  256
+    tile<float,  8, 1, 4, 32,  4>(),     //  512
+    tile<float,  8, 1, 4, 32,  8>(),     // 1024
+    tile<float,  4, 2, 4, 32,  8>(),     // 2048
+    tile<float,  4, 2, 4, 32, 16>(),     // 4096
+    tile<float,  2, 8, 4, 32,  8, false>(),  // 8192
+};
+
 // clang-format on
 
 template <class A>
-constexpr BackwardTile kOneRow = tile<A, 1, 8, 1, 0, 0>(16);
+constexpr BackwardTile kOneRow = tile<A, 1, 8, 1, 0, 0>();
 
 }  // namespace
 
 template <>
 const BackwardKernels& backward_kernels<float>() {
   static const BackwardKernels kernels{
-      kManyRows, kOneRow<float>, {backward_streaming<float, false>, backward_streaming<float, true>}};
+      kManyRows, kOfFewLayers, kOneRow<float>, {backward_streaming<float, false>, backward_streaming<float, true>}};
   return kernels;
 }
 
 template <>
 const BackwardKernels& backward_kernels<double>() {
   static const BackwardKernels kernels{
-      {}, kOneRow<double>, {backward_streaming<double, false>, backward_streaming<double, true>}};
+      {}, {}, kOneRow<double>, {backward_streaming<double, false>, backward_streaming<double, true>}};
   return kernels;
 }
 

@@ -20,13 +20,13 @@ constexpr bool kReadsAhead = true;
 // kSums: this kernel sums dw and db; otherwise it keeps the coefficients c and a of every row and layer for
 // parameter_gradients.
 template <class Tile, bool kX, bool kSums>
-__global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall call) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) backward(const BackwardCall call) {
   using A = typename Tile::A;
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
-  constexpr bool kAhead =
-      kReadsAhead && Tile::K == 1;  // few columns: there are registers for the w and b of a layer ahead
+  // Few columns: there are registers for the w and b of a layer ahead.
+  constexpr bool kAhead = kReadsAhead && Tile::K == 1 && !Tile::kSmall;
   // Whether dy and y are read at once: float64 has no registers for it, and in wide tiles the layers' loop suffers.
-  constexpr bool kTogether = std::is_same_v<A, float> && (Tile::K == 1 || Tile::R * Tile::E <= 32);
+  constexpr bool kTogether = std::is_same_v<A, float> && ((Tile::K == 1 && Tile::W <= 2) || Tile::kSmall);
   let_next_kernel_start();
   A* memory = shared_memory<A>();
   ThreadGroup<Tile> threads(call.lanes, call.warps, memory, kDots);
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) backward(const BackwardCall
       }
       undo_abs<Tile, kX>(g, x, signs, place.shift, dots, w, b, mask);
       Sums<Tile> layer_sums, before;
-      if (kSums && Tile::R > 1) sums.template read<kX>(before, layer);
+      if (kSums && !Tile::kLateSums) sums.template read<kX>(before, layer);
       if (!kBranches || call.abs_layers > 0) read_tile_signs<Tile>(signs, threads, layer_signs, sign_stride);
       layer_signs -= layer > 1 ? sign_step : 0;
       if (kAhead) {

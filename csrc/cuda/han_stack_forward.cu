@@ -7,10 +7,10 @@ namespace hanops::cuda {
 namespace {
 
 template <class A, int R, int K, int V, int T, int W>
-constexpr ForwardTile tile(int warps_per_sm = 8) {
+constexpr ForwardTile tile() {
   using Own = Tile<A, R, K, V, T, W>;
   return {
-      {R, K, V, T, W, warps_per_sm}, {forward<Own, true, false>, forward<Own, true, true>}, forward<Own, false, false>};
+      {R, K, V, T, W, Own::kWarps}, {forward<Own, true, false>, forward<Own, true, true>}, forward<Own, false, false>};
 }
 
 // clang-format off
@@ -33,7 +33,7 @@ const ForwardTile kManyRows[] = {        // columns up to
 
 // One row and 8 columns a lane: for few rows, where latency counts, and for float64.
 template <class A>
-constexpr ForwardTile kOneRow = tile<A, 1, 8, 1, 0, 0>(16);
+constexpr ForwardTile kOneRow = tile<A, 1, 8, 1, 0, 0>();
 
 }  // namespace
 

@@ -134,19 +134,20 @@ struct Sums {
   }
 
   // Adds to sums in memory, dw first: there are no registers for both.
-  template <bool kX>
+  template <bool kX, bool kOnce>
   __device__ __forceinline__ void add_to(A* at, int columns, int stride) const {
-    if constexpr (kX) add_values(at, dw, stride);
-    add_values(at + columns, db, stride);
+    if constexpr (kX) add_values<kOnce>(at, dw, stride);
+    add_values<kOnce>(at + columns, db, stride);
   }
 
  private:
+  template <bool kOnce>
   __device__ __forceinline__ static void add_values(A* at, const A (&values)[Tile::E], int stride) {
     A total[Tile::E];
-    read_parameter<Tile, true>(total, at, stride);
+    read_parameter<Tile, kOnce>(total, at, stride);
 #pragma unroll
     for (int e = 0; e < Tile::E; ++e) total[e] += values[e];
-    write_parameter<Tile, true>(at, total, stride);
+    write_parameter<Tile, kOnce>(at, total, stride);
   }
 };
 

@@ -36,7 +36,7 @@ struct ForwardKernels {
 };
 
 struct BackwardKernels {
-  std::span<const BackwardTile> many_rows;
+  std::span<const BackwardTile> many_rows, few_layers;  // few_layers: of many rows, up to kFewLayers
   BackwardTile one_row;
   Kernel<BackwardCall> streaming[2];
 };
@@ -68,6 +68,7 @@ constexpr int kStreamThreads = 256, kGradientsThreads = 128, kLayerThreads = 256
 constexpr int kGradientsColumns = 128;  // of a block
 constexpr int kAxisFeatures = 32;       // of a warp, where the features are not the last axis
 constexpr int kAxisSlots = 4;           // for a layer's w and b of these features, in the block's memory
+constexpr int kFewLayers = 2;           // that backward tiles of their own take
 constexpr int kFold = 16;               // tiles whose sums are added up one after another
 constexpr int kSlices = 32;             // of the parts in sum_parts, each with a warp
 

@@ -56,8 +56,12 @@ class PartialSums {
   template <bool kX>
   __device__ __forceinline__ void write(Sums<Tile>& sums, Sums<Tile>& before, int layer) const {
     if (!kX && !call_.needs_db) return;
-    if (Tile::R == 1 && !starts_) {
-      sums.template add_to<kX>(at(sums_, layer), columns(), stride_);
+    if (Tile::kLateSums && !starts_) {
+      if (Tile::kBlockSums && layer < call_.block_layers) {
+        sums.template add_to<kX, false>(at(block_, layer), columns(), stride_);
+      } else {
+        sums.template add_to<kX, true>(at(sums_, layer), columns(), stride_);
+      }
       return;
     }
     sums.add(before);

@@ -57,11 +57,17 @@ struct Tile {
   static constexpr int E = K * V;                         // elements of a row in a lane
   static constexpr int F = T == 0 ? 1 : (R < T ? R : T);  // rows that a sum over lanes folds
   static constexpr unsigned kSwizzle = swizzle_bits(F, T, V);
-  // Whether partial sums of dw and db go to the block's memory first. On an H100, 16 layers, bfloat16 and float32: at
-  // 256 columns 0.87 and 0.78 of the time with sums in L2, at 4096 0.89 and 0.90, at 1024 1.07 and 1.02.
-  static constexpr bool kBlockSums = T > 0 && (E * T * W <= 256 || E * T * W == 4096);
   __device__ static int columns(const Stack& call) { return T ? E * T * W : call.columns; }
   static constexpr int kThreads = T == 0 ? 512 : W == 1 ? 128 : 32 * W;  // of a block, at most
+  // Small tiles leave room for twice the warps on an SM, in 128 registers.
+  static constexpr bool kSmall = R * E <= 32;
+  static constexpr int kWarps = kSmall ? 16 : 8;
+  static constexpr int kBlocks = 32 * kWarps / kThreads;
+  // Whether partial sums of dw and db go to the block's memory first. On an H100, 16 layers, bfloat16 and float32: at
+  // 256 columns 0.87 and 0.78 of the time with sums in L2, at 4096 0.89 and 0.90, at 1024 1.07 and 1.02.
+  static constexpr bool kBlockSums = T > 0 && (E * T * W <= 256 || E * T * W == 4096 || kSmall);
+  // Whether the sums of the tiles before are read when a tile's own are there: registers are few.
+  static constexpr bool kLateSums = kSmall && K > 1;
 };
 
 // Which rows a tile holds. The last tile of a group starts early enough to be full, so that no access needs a check,

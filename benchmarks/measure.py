@@ -118,7 +118,12 @@ def replayed(calls: Sequence[Call]) -> Call:
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    return graph.replay
+    return partial(_replay, graph, tuple(calls))
+
+
+def _replay(graph: torch.cuda.CUDAGraph, calls: tuple[Call, ...]) -> None:
+    """Replays a graph; the calls hold the tensors that it reads and writes, which nothing else may."""
+    graph.replay()
 
 
 def input_sets(case: Case, device: torch.device) -> int:

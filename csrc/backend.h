@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,12 @@ inline Backend select_backend(at::Device device, at::ScalarType dtype, int64_t f
 inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
   const int64_t features = u.size(-1);
   return select_backend(x.device(), x.scalar_type(), features, u.size(-2), x.numel() / features);
+}
+
+// Features up to which a backend has kernels along another axis than the last, forward and back; choice.py has the
+// same.
+constexpr int64_t axis_features(Backend backend) {
+  return backend == Backend::kCpu ? std::numeric_limits<int64_t>::max() : backend == Backend::kCuda ? 384 : 0;
 }
 
 }  // namespace hanops

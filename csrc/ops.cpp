@@ -144,6 +144,17 @@ struct torch::autograd::CppNode<hanops::HanStack> : CppNode<hanops::HanStackBack
 namespace hanops {
 namespace {
 
+// Whether the backend of a call has no kernels for its axis. Then rows are copied above autograd, and only they are
+// kept for the backward. Of sizes that are symbols nothing is asked.
+bool lacks_axis(const Tensor& x, const Tensor& u, int64_t dim) {
+  if (is_last(x, dim)) return false;
+  const auto features = u.sym_size(-1).maybe_as_int(), elements = x.sym_numel().maybe_as_int();
+  const auto layers = u.sym_size(-2).maybe_as_int();
+  if (!features || !layers || !elements) return false;
+  const Backend backend = select_backend(x.device(), x.scalar_type(), *features, *layers, *elements / *features);
+  return x.scalar_type() == at::kDouble || *features > axis_features(backend);
+}
+
 Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
                           int64_t dim, bool exact) {
   check_strided("x", x);
@@ -151,6 +162,11 @@ Tensor han_stack_autograd(const Tensor& x, const Tensor& u, const OptionalTensor
   check_strided("b", b);
   if (is_transformed(x, u, b)) {
     return std::get<0>(differentiable_forward_op().call(x, u, b, final_abs, exact ? 2 : 1, abs, dim));
+  }
+  if (!is_last(x, dim)) check_stack("x", x, u, b, final_abs, abs, dim);
+  if (lacks_axis(x, u, dim)) {
+    static const auto op = find_op<StackSchema>("hanops::han_stack");
+    return op.call(x.movedim(dim, -1), u, b, final_abs, abs, -1, exact).movedim(-1, dim).contiguous();
   }
   if (any_requires_grad(x, u, b)) return HanStack::apply(x, u, b, final_abs, abs, dim, exact);
   at::AutoDispatchBelowADInplaceOrView guard;

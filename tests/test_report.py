@@ -112,7 +112,10 @@ def test_report_of_a_gpu(tmp_path, reported, undrawn):
     assert "hanops 0 at 012345678; torch 2, Triton 3.6.0; 2026-01-02" in page
     assert '<h2 id="nvidia-h100-unfinished">NVIDIA H100, unfinished</h2>' in page
     assert page.count("This run was cut short") == 1
-    assert "Not in this run: Kernels on large inputs, Stacks, Training step, torch.compile, Groups, Tokens, Channels." in page
+    assert (
+        "Not in this run: Kernels on large inputs, Stacks, Training step, torch.compile, Groups, Tokens, Channels."
+        in page
+    )
     assert all(words.shown(name) in page for name in (SLIM, f"{DEEP}{BF16}", f"{LINEAR}{TF32}", TUNED))
     assert f"left out: {Path('results/gpu-first.json')} is no results file" in said
     assert f"left out: {Path('results/torn.json')} is no results file, or not a whole one" in said

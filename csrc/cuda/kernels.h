@@ -68,8 +68,10 @@ constexpr int kStreamThreads = 256, kGradientsThreads = 128, kLayerThreads = 256
 constexpr int kGradientsColumns = 128;  // of a block
 constexpr int kAxisFeatures = 32;       // of a warp, where the features are not the last axis
 constexpr int kAxisSlots = 4;           // for a layer's w and b of these features, in the block's memory
-constexpr int kFewLayers = 2;           // that backward tiles of their own take
-constexpr int kFold = 16;               // tiles whose sums are added up one after another
-constexpr int kSlices = 32;             // of the parts in sum_parts, each with a warp
+// Layers up to which the backward has tiles of its own. On an H100 these take 0.75 of the time for one layer, 0.98 for
+// 8; at 4,096 columns 0.89 and, for 4 layers, 1.02.
+constexpr int kFewLayers = 8, kFewLayersOfWideRows = 2, kWideRows = 2048;
+constexpr int kFold = 16;    // tiles whose sums are added up one after another
+constexpr int kSlices = 32;  // of the parts in sum_parts, each with a warp
 
 }  // namespace hanops::cuda

@@ -236,7 +236,8 @@ BackwardPlan::BackwardPlan(const BackwardCall& call, Device device) : PlanOf(cal
   const BackwardKernels& kernels = wide() ? backward_kernels<double>() : backward_kernels<float>();
   const int vector = std::min(call_.dy.vector, call_.needs_du ? call_.y.vector : 4);
   const ParameterKernels& others = wide() ? parameter_kernels<double>() : parameter_kernels<float>();
-  const auto& of_layers = call.layers <= kFewLayers ? kernels.few_layers : kernels.many_rows;
+  const int few = call_.columns > kWideRows ? kFewLayersOfWideRows : kFewLayers;
+  const auto& of_layers = call.layers <= few ? kernels.few_layers : kernels.many_rows;
   backward_tile_ =
       call_.inner ? choose_axis_tile(axis_kernels().backward, vector) : choose_tile(of_layers, kernels.one_row);
   const bool needs_sums = call_.needs_du || call_.needs_db;

@@ -54,8 +54,9 @@ RULES = (
     Rule("triton", "the fastest on a GPU where there are no CUDA kernels"),
 )
 
-# Features up to which a backend has kernels for another axis than the last, in 32 bits and less.
-AXIS_FEATURES = {"cpu": 0, "cuda": 0, "triton": 1024}
+# Features up to which a backend has kernels along another axis than the last, in 32 bits and less; csrc/backend.h has
+# the same.
+AXIS_FEATURES = {"cpu": _ANY, "cuda": 384}
 _BY_ROWS = "; along this axis its kernels run on a copy of x whose last axis has the features"
 
 _has_triton = importlib.util.find_spec("triton") is not None

@@ -17,7 +17,7 @@ from hanops import _torch, backends
 from hanops.backends import by_rows, plain_torch
 from hanops.backends.native import native
 from hanops.definition.checks import check_backward, check_forward, check_stack
-from hanops.definition.signs import is_last, layers_with_abs
+from hanops.definition.signs import layers_with_abs
 from hanops.ops import autograd
 
 # What each argument may be: hanops/definition/checks.py. csrc/ops.cpp has the same.
@@ -41,38 +41,31 @@ BACKWARD_BY_ROWS = (
 library = torch.library.Library("hanops", "DEF" if native is None else "FRAGMENT")
 
 
-def forward_triton(
-    x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int, dim: int
-) -> tuple[Tensor, Tensor]:
+def forward_triton(x: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, save: int) -> tuple[Tensor, Tensor]:
     """Returns y and what it keeps for the backward, from the Triton kernels."""
     backends.require("triton", x.device)
-    from hanops.backends.triton import axis, han_stack
+    from hanops.backends.triton import han_stack
 
-    if is_last(dim, x.dim()) or not backends.takes_axis("triton", x.dtype, u.shape[-1]):
-        return by_rows.forward(han_stack.forward, x, u, b, abs_layers, save, dim)
-    return axis.forward(x, u, b, abs_layers, save, dim % x.dim())
+    return han_stack.forward(x, u, b, abs_layers, save)
 
 
 def backward_triton(
-    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool],
-    dim: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, b: Tensor | None, abs_layers: int, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns dx, du and db, each of shape (0,) where not needed, from the Triton kernels."""
     backends.require("triton", dy.device)
-    from hanops.backends.triton import axis, han_stack
+    from hanops.backends.triton import han_stack
 
-    if is_last(dim, dy.dim()) or not backends.takes_axis("triton", dy.dtype, u.shape[-1]):
-        return by_rows.backward(han_stack.backward, dy, y, signs, u, b, abs_layers, needs, dim)
-    return axis.backward(dy, y, signs, u, b, abs_layers, needs, dim % dy.dim())
+    return han_stack.backward(dy, y, signs, u, b, abs_layers, needs)
 
 
 FORWARDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "torch": partial(by_rows.forward, plain_torch.forward),
-    "triton": forward_triton,
+    "triton": partial(by_rows.forward, forward_triton),
 }
 BACKWARDS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "torch": partial(by_rows.backward, plain_torch.backward),
-    "triton": backward_triton,
+    "triton": partial(by_rows.backward, backward_triton),
 }
 
 

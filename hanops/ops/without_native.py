@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hanops import _torch, backends
+from hanops.definition.checks import check_stack
+from hanops.definition.signs import is_last
 from hanops.ops import autograd
 from hanops.ops.registration import (
     BACKWARD,
@@ -46,6 +48,10 @@ def _differentiable_stack(
     dim: int = -1,
     exact: bool = True,
 ) -> Tensor:
+    if not is_last(dim, x.dim()):  # rows are copied above autograd, and only they are kept for the backward
+        check_stack("x", x, u, b, final_abs, abs, dim)
+        rows = torch.ops.hanops.han_stack(x.movedim(dim, -1), u, b, final_abs, abs, -1, exact)
+        return rows.movedim(-1, dim).contiguous()
     save = 2 if exact and autograd.is_differentiated(u) else int(autograd.is_differentiated(x, u, b))
     return torch.ops.hanops.han_stack_forward(x, u, b, final_abs, save, abs, dim)[0]
 

@@ -16,12 +16,10 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hanops.backends.triton import axis_kernels, han_stack_kernels, streaming_kernels
+from hanops.backends.triton import han_stack_kernels, streaming_kernels
 from hanops.backends.triton.tiles import (
     FUSED_LIMIT,
     Tile,
-    axis_backward_tile,
-    axis_forward_tile,
     backward_tile,
     forward_tile,
     parameter_tile,
@@ -30,7 +28,6 @@ from hanops.backends.triton.tiles import (
 from hanops.definition.signs import DROPPED, sign_bytes
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)  # the widest of each tile
-AXIS_WIDTHS = (32, 256, 1024)  # of those that stacks along another axis have kernels for: one warp and four
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -44,7 +41,7 @@ _STORAGE = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64":
 class Kernel:
     """One kernel of the table, with everything that is fixed when it is compiled."""
 
-    name: str  # of the function: in streaming_kernels or axis_kernels where it ends so, else in han_stack_kernels
+    name: str  # of the function, in streaming_kernels where it ends so, else in han_stack_kernels
     features: int
     storage: str
     tile: Tile
@@ -64,10 +61,6 @@ class Resources:
 
 def _tile_constants(tile: Tile) -> dict[str, int]:
     return {"R": tile.R, "Q": tile.Q, "C": tile.C, "K": tile.K}
-
-
-def _axis_constants(tile: Tile) -> dict[str, int]:
-    return {"Q": tile.Q, "C": tile.C, "K": tile.K}
 
 
 def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] = WIDTHS) -> Iterator[Kernel]:
@@ -103,12 +96,6 @@ def table(storages: tuple[str, ...] = tuple(_STORAGE), widths: tuple[int, ...] =
                 columns = 8 * size if backward is None else backward.columns
                 constants = {**stack, **_tile_constants(parameters), **gradients, "D": columns}
                 yield Kernel("parameter_gradients", features, storage, parameters, constants)
-            if features in AXIS_WIDTHS and not wide:
-                forward, backward = axis_forward_tile(features), axis_backward_tile(features)
-                constants = {**same, **_axis_constants(forward), "SAVE": True, "WHOLE": features == forward.columns}
-                yield Kernel("forward_axis", features, storage, forward, constants)
-                constants = {**same, **_axis_constants(backward), **gradients, "DX": True}
-                yield Kernel("backward_axis", features, storage, backward, constants)
 
 
 def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
@@ -131,18 +118,18 @@ def main_kernels(storage: str, features: int) -> dict[str, Kernel]:
 
 
 def _source(kernel: Kernel) -> ASTSource:
-    modules = {"streaming": streaming_kernels, "axis": axis_kernels}
-    function = getattr(modules.get(kernel.name.rpartition("_")[2], han_stack_kernels), kernel.name)
+    module = streaming_kernels if kernel.name.endswith("_streaming") else han_stack_kernels
+    function = getattr(module, kernel.name)
     storage, arithmetic = _STORAGE[kernel.storage], "fp64" if kernel.storage == "float64" else "fp32"
     own = ("p_packed", "p_scratch", "p_partials", "p_coefficients")
-    pointers = {"p_signs": "u8", "p_live": "u8", "p_words": "i32", **dict.fromkeys(own, arithmetic)}
+    pointers = {"p_signs": "u8", "p_live": "u8", **dict.fromkeys(own, arithmetic)}
 
     def type_of(name: str) -> str:
         if name in kernel.constants:
             return "constexpr"
         if name.startswith("p_"):
             return "*" + pointers.get(name, storage)
-        return "i64" if name.endswith(("_group", "_row", "_outer", "_feature")) else "i32"
+        return "i64" if name.endswith(("_group", "_row")) else "i32"
 
     names = function.arg_names
     return ASTSource(

@@ -111,7 +111,6 @@ class _Stack:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
 
-_IN_ORDER = {"C": 1, "K": 1}  # of the parameters as packed
 _INTERPRETER = threading.Lock()
 _TRITON_BACKEND = "hip" if torch.version.hip else "cuda"
 
@@ -127,9 +126,7 @@ def _on(device: torch.device) -> Iterator[None]:
             yield
 
 
-def _packed(
-    stack: _Stack, u: Tensor, b: Tensor | None, columns: int, order: dict[str, int] = _IN_ORDER
-) -> tuple[Tensor, Tensor]:
+def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[Tensor, Tensor]:
     """Returns w and b of every layer, padded to `columns`, and |u| as two factors."""
     layers = stack.groups * stack.layers
     packed = torch.empty(layers, 2, columns, dtype=stack.dtype, device=stack.device)
@@ -137,7 +134,7 @@ def _packed(
     u = u.contiguous()
     b_rows = u if b is None else b.contiguous()
     parameter_kernels.prepare[(layers,)](
-        u, b_rows, packed, norms, stack.features, D=columns, A=stack.arithmetic, HAS_B=b is not None, **order
+        u, b_rows, packed, norms, stack.features, D=columns, A=stack.arithmetic, HAS_B=b is not None
     )
     return packed, norms
 
@@ -198,8 +195,7 @@ def backward(
         call = _Backward(stack, dy, y if needs_du else None, _from_device_layout(signs, stack), u, b, needs)
         partials = call.main(dx)
         if call.sums:
-            partials = partials if call.fused else call.parameter_gradients()
-            _finish(stack, partials, call.packed, call.norms, du, db)
+            call.finish(partials if call.fused else call.parameter_gradients(), du, db)
     return dx, du, db
 
 
@@ -276,23 +272,21 @@ class _Backward:
         )  # fmt: skip
         return partials
 
-
-def _finish(
-    stack: _Stack, partials: Tensor, packed: Tensor, norms: Tensor, du: Tensor, db: Tensor,
-    order: dict[str, int] = _IN_ORDER,
-) -> None:  # fmt: skip
-    """Adds up the partial sums, and writes du and db."""
-    _, parts, sets, *of_a_set = partials.shape
-    if parts * sets > 1:
-        length, block = math.prod(of_a_set), 128
-        totals = torch.empty(stack.groups, length, dtype=stack.dtype, device=stack.device)
-        parameter_kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
-            partials, totals, length, parts * sets, PARTS=16, BLOCK=block
-        )
-        partials = totals
-    parameter_kernels.finish[(stack.groups * stack.layers,)](
-        partials, packed, norms, du, db, stack.features, D=of_a_set[-1], DU=du.numel() > 0, DB=db.numel() > 0, **order
-    )
+    def finish(self, partials: Tensor, du: Tensor, db: Tensor) -> None:
+        """Adds up the partial sums, and writes du and db."""
+        stack = self.stack
+        _, parts, sets, *of_a_set = partials.shape
+        if parts * sets > 1:
+            length, block = math.prod(of_a_set), 128
+            totals = self.new(stack.groups, length)
+            parameter_kernels.sum_parts[(stack.groups * triton.cdiv(length, block),)](
+                partials, totals, length, parts * sets, PARTS=16, BLOCK=block
+            )
+            partials = totals
+        parameter_kernels.finish[(stack.groups * stack.layers,)](
+            partials, self.packed, self.norms, du, db, stack.features,
+            D=self.columns, DU=self.needs_du, DB=self.needs_db,
+        )  # fmt: skip
 
 
 def _scratch(stack: _Stack, stream: Tile, columns: int) -> tuple[int, Tensor]:

@@ -9,17 +9,8 @@ import triton.language as tl
 from hanops.backends.triton.rounding_kernels import cast
 
 
-@triton.jit
-def _place(column, C: tl.constexpr, K: tl.constexpr):
-    """Where column c K + m is: at m C + c. Its own place for K = 1."""
-    return column % K * C + column // K
-
-
 @triton.jit(do_not_specialize=["features", "layers"])
-def prepare(
-    p_u, p_b, p_packed, p_norms, features,
-    D: tl.constexpr, C: tl.constexpr, K: tl.constexpr, A: tl.constexpr, HAS_B: tl.constexpr,
-):  # fmt: skip
+def prepare(p_u, p_b, p_packed, p_norms, features, D: tl.constexpr, A: tl.constexpr, HAS_B: tl.constexpr):
     """Packs w = u / |u| and b of one layer, 0 beyond `features`; |u| is kept as two factors that do not overflow."""
     BLOCK: tl.constexpr = 1024
     layer = tl.program_id(0).to(tl.int64)
@@ -41,11 +32,11 @@ def prepare(
     for first in range(0, D, BLOCK):
         m_u = first + columns < features
         u = cast(tl.load(p_u + first + columns, mask=m_u, other=0.0), A)
-        tl.store(p_packed + _place(first + columns, C, K), u / scale * inverse, mask=first + columns < D)
+        tl.store(p_packed + first + columns, u / scale * inverse, mask=first + columns < D)
         b = -1.0 * tl.zeros((BLOCK,), A)  # x + -0.0 is x, even for x = -0.0
         if HAS_B:
             b = cast(tl.load(p_b + layer * features + first + columns, mask=m_u, other=0.0), A)
-        tl.store(p_packed + D + _place(first + columns, C, K), b, mask=first + columns < D)
+        tl.store(p_packed + D + first + columns, b, mask=first + columns < D)
     tl.store(p_norms + 2 * layer, scale)
     tl.store(p_norms + 2 * layer + 1, norm)
 
@@ -67,10 +58,7 @@ def sum_parts(p_partials, p_sums, size, parts, PARTS: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit(do_not_specialize=["features"])
-def finish(
-    p_sums, p_packed, p_norms, p_du, p_db, features,
-    D: tl.constexpr, C: tl.constexpr, K: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr,
-):  # fmt: skip
+def finish(p_sums, p_packed, p_norms, p_du, p_db, features, D: tl.constexpr, DU: tl.constexpr, DB: tl.constexpr):
     """du = (dw - (w . dw) w) / |u| of one layer, 0 where u = 0; and db."""
     BLOCK: tl.constexpr = 1024
     A: tl.constexpr = p_sums.dtype.element_ty
@@ -82,20 +70,18 @@ def finish(
         along = tl.zeros((BLOCK,), A)
         for first in range(0, D, BLOCK):
             m_u = first + columns < features
-            dw = tl.load(p_sums + _place(first + columns, C, K), mask=m_u, other=0.0)
-            along += dw * tl.load(p_packed + _place(first + columns, C, K), mask=m_u, other=0.0)
+            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
+            along += dw * tl.load(p_packed + first + columns, mask=m_u, other=0.0)
         total = tl.sum(along, axis=0)
         scale, norm = tl.load(p_norms + 2 * layer), tl.load(p_norms + 2 * layer + 1)
         inverse = tl.where(norm == 0, 0.0, 1.0 / tl.where(norm == 0, 1.0, norm)).to(A)
         for first in range(0, D, BLOCK):
             m_u = first + columns < features
-            dw = tl.load(p_sums + _place(first + columns, C, K), mask=m_u, other=0.0)
-            across = (
-                (dw - total * tl.load(p_packed + _place(first + columns, C, K), mask=m_u, other=0.0)) * inverse / scale
-            )
+            dw = tl.load(p_sums + first + columns, mask=m_u, other=0.0)
+            across = (dw - total * tl.load(p_packed + first + columns, mask=m_u, other=0.0)) * inverse / scale
             tl.store(p_du + layer * features + first + columns, cast(across, p_du.dtype.element_ty), mask=m_u)
     if DB:
         for first in range(0, D, BLOCK):
             m_u = first + columns < features
-            db = tl.load(p_sums + D + _place(first + columns, C, K), mask=m_u, other=0.0)
+            db = tl.load(p_sums + D + first + columns, mask=m_u, other=0.0)
             tl.store(p_db + layer * features + first + columns, cast(db, p_db.dtype.element_ty), mask=m_u)

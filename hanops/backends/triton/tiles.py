@@ -101,20 +101,3 @@ def parameter_tile(wide: bool) -> Tile:
 def streaming_tile() -> Tile:
     """The chunk of a row in memory that a program works on at once: one row, and the 8 bits of C bytes of signs."""
     return Tile(R=1, Q=1, C=1024, K=8, warps=8, registers=255)
-
-
-def _axis_tile(features: int, of_lane: int, fewest: int) -> Tile:
-    """A tile of at least `fewest` lanes with other positions, of as few warps as that takes."""
-    lanes = 1 << (-(-features // of_lane) - 1).bit_length()
-    warps = max(1, fewest * lanes // 32)
-    return Tile(4, 32 * warps // lanes, lanes, of_lane, warps, registers=255)
-
-
-def axis_forward_tile(features: int) -> Tile:
-    """The forward's tile along another axis: 128 elements a lane, whose signs are a word for each position."""
-    return _axis_tile(features, 32, 4)
-
-
-def axis_backward_tile(features: int) -> Tile:
-    """The backward's tile along another axis: 64 elements a lane of each of g and x."""
-    return _axis_tile(features, 16, 2)

@@ -304,8 +304,10 @@ def test_vmap(backend, device, groups, x_dim, u_dim):
         torch.testing.assert_close(got, wanted)
 
 
-def test_derivatives(backend, device):
+def test_derivatives(backend, device, interpreted):
     """First and second ones, by autograd, reverse and forward mode."""
+    if interpreted:
+        pytest.skip("slow in the interpreter")
     given = [t.requires_grad_() for t in tensors(device)]
     torch.autograd.gradcheck(by_op, given)
     torch.autograd.gradgradcheck(by_op, given)
@@ -315,7 +317,9 @@ def test_derivatives(backend, device):
     torch.testing.assert_close(jacrev(by_op, (0, 1, 2))(*detached), jacrev(by_reference, (0, 1, 2))(*detached))
 
 
-def test_second_derivatives_of_chains_and_last_layers(backend, device):
+def test_second_derivatives_of_chains_and_last_layers(backend, device, interpreted):
+    if interpreted:
+        pytest.skip("slow in the interpreter")
     for options in ({"final_abs": False}, {"abs": False}):
         given = [t.requires_grad_() for t in tensors(device)]
         torch.autograd.gradgradcheck(lambda *ts, o=options: ops.han_stack(*ts, dim=1, **o), given)

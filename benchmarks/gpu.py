@@ -120,7 +120,7 @@ def benchmarks(groups: str, seconds: int, out: Path, *more: str, rehearse: bool)
 
 
 def tests(*which: str, device: str) -> tuple[str, ...]:
-    workers = ["-n", "12", "--dist", "worksteal"] if device == "cuda" else []
+    workers = ["-n", "16", "--dist", "worksteal"] if device == "cuda" else []
     return pytest_of(*which, *workers, "--continue-on-collection-errors", "--tb=short", "--durations=10", device=device)
 
 

@@ -1,5 +1,7 @@
 """The benchmarks' own arithmetic, and what they measure of a case."""
 
+import gc
+import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -285,3 +287,29 @@ def test_a_row_counts_copies_in_the_same_turns():
     assert "share_of_instructions" not in wide
     other = bench_han_stack.figures(case, EAGER, "both", samples, limits, "cuda")
     assert (other["ratio"], "copies" in other) == (2.0, False)
+
+
+def test_a_replay_keeps_what_its_graph_reads(monkeypatch):
+    """A CUDA graph knows addresses alone: the tensors of the calls that it captured must stay."""
+
+    class Graph:
+        def replay(self) -> None:
+            replays.append(1)
+
+    replays: list[int] = []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+
+    def captured() -> tuple[measure.Call, weakref.ref[torch.Tensor]]:
+        source = torch.ones(3)
+        return measure.replayed([source.clone]), weakref.ref(source)
+
+    replay, source = captured()
+    gc.collect()
+    replay()
+    assert replays == [1]
+    assert source() is not None

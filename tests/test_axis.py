@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import hanops
+from hanops.backends import choice
 from hanops.definition import reference
 from hanops.definition.rest import rest_of
 from hanops.definition.signs import rows_of_words, words_of_rows
@@ -247,6 +248,28 @@ def test_saved_bytes():
         y = stack(x)
     others = [t for t in kept if not isinstance(t, torch.nn.Parameter)]
     assert sum(t.nbytes for t in others) == y.nbytes + outer * features * inner * layers // 8
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_explanation(backend, device, wide):
+    """Where a backend has no kernels for an axis, `explain` says so, and the words of signs are those of rows."""
+    most = min(choice.AXIS_FEATURES.get(backend, 0), 400)
+    for features in {5, most, most + 1} - {0}:
+        x = torch.randn(2, features, 3, device=device, dtype=torch.float64 if wide else torch.float32)
+        u = torch.randn(1, features, device=device, dtype=x.dtype, requires_grad=True)
+        kept: list[Tensor] = []
+
+        def pack(t: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(t)
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            hanops.han_stack(x, u, dim=1)
+        (signs,) = (t for t in kept if t.dtype == torch.uint8)
+        by_rows = "run on a copy of x" in hanops.explain(x, u, dim=1).reason
+        assert by_rows == (wide or features > choice.AXIS_FEATURES.get(backend, 0))
+        assert signs.dim() == (4 if by_rows else 5)
+        assert "copy" not in hanops.explain(x.mT, u).reason
 
 
 def test_rows_without_gradient_add_nothing(backend, device, dtype):

@@ -53,7 +53,10 @@ def load() -> ctypes.CDLL:
     build("cuda_emulator")
     library = BUILD / "libcuda_emulator.so"
     torch.ops.load_library(library)
-    return ctypes.CDLL(str(library))
+    emulator = ctypes.CDLL(str(library))
+    # named, so that a call with other arguments is an error and no crash
+    emulator.describe_plan.argtypes = [ctypes.c_longlong, *[ctypes.c_int] * 5, ctypes.c_char_p, ctypes.c_int]
+    return emulator
 
 
 if __name__ == "__main__":

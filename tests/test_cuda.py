@@ -72,7 +72,7 @@ def test_tiles_of_many_rows(emulator, features, storage, layers):
 def test_a_backward_of_few_layers_has_more_warps(emulator, features):
     """From 256 columns on a lane has half as many elements, which leaves room for twice the warps."""
     shapes = []
-    for layers in (2, 3):
+    for layers in (2, 9):
         rows, chunks, vector = re.match(
             r"(\d+) rows, (\d+) x (\d+) ", plan(emulator, 1000, features, layers, backward=True)
         ).groups()
@@ -257,7 +257,7 @@ def kernels_in_the_tables() -> int:
         (way, plan(library, 10**6, width, layers, backward=way).partition(" lanes")[0])
         for way in (False, True)
         for width in widths
-        for layers in (2, 3)
+        for layers in (2, 9)
     }
     of_a_tile = {
         False: 3,

@@ -12,7 +12,7 @@ from .fuzz_cases import LAYOUTS, FuzzCase, Given, cases
 from .fuzz_check import check
 from .fuzz_compare import MASKED, Outcome
 
-CASES = {"cpu": 900, "torch": 150, "cuda": 60, "triton": 25}
+CASES = {"cpu": 900, "torch": 150, "cuda": 60, "triton": 30}
 
 
 @pytest.fixture

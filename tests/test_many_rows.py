@@ -60,7 +60,7 @@ def plan(kernel: str, storage: torch.dtype, rows: int, features: int, device: to
         return str(native.cuda_residence(kernel, name, 1, rows, features, LAYERS)["tile"])
     text = ctypes.create_string_buffer(1000)
     backward = int(kernel == "backward")
-    emulation.load().describe_plan(ctypes.c_longlong(rows), features, LAYERS, backward, 0, text, len(text))
+    emulation.load().describe_plan(ctypes.c_longlong(rows), features, LAYERS, backward, 0, 0, text, len(text))
     return text.value.decode()
 
 

@@ -33,7 +33,7 @@ class AxisWarps {
   __device__ unsigned count() const { return blockDim.x / 32; }
   __device__ int feature() const { return static_cast<int>(threadIdx.x / 32) * kFeatures; }  // the warp's first one
 
-  // // Sums v[i] of each lane over the warps, in the same order for all of them, and multiplies by `factor`. Every sum
+  // Sums v[i] of each lane over the warps, in the same order for all of them, and multiplies by `factor`. Every sum
   // is a barrier. Two halves of the memory take turns, as in ThreadGroup.
   template <int N>
   __device__ __forceinline__ void sum(float (&v)[N], float factor) {

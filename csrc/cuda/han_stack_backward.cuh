@@ -25,8 +25,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) backward(const 
   constexpr int kDots = kX ? 2 * Tile::R : Tile::R;
   // Few columns: there are registers for the w and b of a layer ahead.
   constexpr bool kAhead = kReadsAhead && Tile::K == 1 && !Tile::kSmall;
-  // Whether dy and y are read at once: float64 has no registers for it, and in wide tiles the layers' loop suffers.
-  constexpr bool kTogether = std::is_same_v<A, float> && ((Tile::K == 1 && Tile::W <= 2) || Tile::kSmall);
+  // Whether dy and y are read at once. float64 has no registers for it, nor, before sm_90, have two chunks of few
+  // layers; in other wide tiles the layers' loop suffers.
+  constexpr bool kTogether =
+      std::is_same_v<A, float> && ((Tile::K == 1 && Tile::W <= 2) || (Tile::kSmall && (kReadsAhead || Tile::K == 1)));
   let_next_kernel_start();
   A* memory = shared_memory<A>();
   ThreadGroup<Tile> threads(call.lanes, call.warps, memory, kDots);

@@ -102,9 +102,9 @@ def test_options():
     flags, axes = (True, False), range(-6, 6)
     us = [zeros(2, 3), zeros(2, 2, 3)]
     calls = ((x, u, None, *rest) for x, u, *rest in product(xs, us, flags, range(-3, 6), flags, axes))
-    assert compare(calls, checks.check_forward, *FORWARDS) == 5
+    assert compare(calls, checks.check_forward, *FORWARDS) == 6
     stacks = ((x, u, None, *rest) for x, u, *rest in product(xs, us, flags, flags, axes))
-    assert compare(stacks, lambda *args: checks.check_stack("x", *args), ops.han_stack.default) == 4
+    assert compare(stacks, lambda *args: checks.check_stack("x", *args), ops.han_stack.default) == 5
 
 
 def kinds() -> dict[str, Tensor | None]:

@@ -111,6 +111,25 @@ def test_groups_and_partial_sums(emulator, sms):
 
 @emulated
 @pytest.mark.parametrize(
+    ("sms", "rows", "features", "storage", "sums"),
+    [
+        (132, 100, 30, torch.float32, 16),  # of the warps of the one block
+        (132, 17, 30, torch.float32, 16),  # the last ones have no row
+        (132, 300, 60, torch.bfloat16, 76),
+        (132, 200, 100, torch.float32, 100),
+        (1, 2100, 30, torch.float64, 32),  # more than a fold
+    ],
+)
+def test_warps_add_up_their_rows(emulator, sms, rows, features, storage, sums):
+    """Where a warp holds several narrow rows, it leaves one partial sum of them."""
+    emulator.set_sms(sms)
+    told = plan(emulator, rows, features, 3, backward=True, wide=storage == torch.float64)
+    assert told.startswith("1 row, ") and told.endswith(f", {sums} partial sums"), told
+    check(stack, problem(rows, features, 3, storage))
+
+
+@emulated
+@pytest.mark.parametrize(
     ("rows", "features", "layers"), [(1300, 200, 30), (25, 4096, 8), (1300, 200, 2), (280, 1000, 2)]
 )
 def test_partial_sums_in_blocks(emulator, rows, features, layers):

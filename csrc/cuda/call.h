@@ -36,6 +36,7 @@ struct Stack {
   unsigned sign_stride = 0;  // of a row of a tile: planes * sign_bytes
   int lanes = 0, warps = 0;  // of a thread group, where the tile leaves them open
   int blocks = 1;            // of a group
+  int64_t ahead = 0;         // tiles until a resident block's next one, or until it makes room for another
   bool pack_here = false;    // each block packs the parameters for itself; else `prepare` does
   void *packed = nullptr, *norms = nullptr;  // (groups, layers, 2, columns), (groups, layers, 2)
   void* scratch = nullptr;                   // of streamed rows: (blocks, columns), backward (blocks, 2, columns)
@@ -46,8 +47,6 @@ struct ForwardCall : Stack {
   Rows x;
   void* y = nullptr;         // packed
   uint8_t* signs = nullptr;  // (groups, rows, planes, sign_bytes), or (groups, outer, planes, sign_bytes / 4, inner, 4)
-
-  int64_t ahead = 0;  // tiles until a resident block makes room for another
 };
 
 struct BackwardCall : Stack {

@@ -183,6 +183,9 @@ __global__ void __launch_bounds__(axis_threads(V, 2), 1) axis_backward(const Bac
       const unsigned live = live_positions<V>(g, warps);  // a position whose dy is 0 adds 0, whatever its y
       clear_positions<V>(x, live);
     }
+    prefetch_elements<V>(call, call.dy, group, tile + call.ahead, feature);
+    if constexpr (kX) prefetch_elements<V>(call, call.y, group, tile + call.ahead, feature);
+    prefetch_signs<V>(call, group, tile + call.ahead, feature);
     for (int layer = call.layers - 1; layer >= 0; --layer, ++slot) {
       float dots[kDots] = {}, c[V], a[V];
       parameters.fetch(layer > 0 ? layer - 1 : call.layers - 1);

@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(axis_threads(V, 1), 1) axis_forward(const Forw
     for (unsigned e = 0; e < kFeatures; ++e) raw.read(e, last);
     raw.convert(x);
   });
+  prefetch_elements<V>(call, call.x, group, tile + call.ahead, feature);
   clear_beyond<V>(x, call, feature);
   wait_for_kernels_before();
   parameters.fetch(0);

@@ -114,6 +114,21 @@ struct Positions {
   __device__ int64_t offset(int64_t stride) const { return outer * stride + inner; }
 };
 
+// Asks for a tile's elements in the L2 cache, each lane for those of a feature.
+template <int V>
+__device__ __forceinline__ void prefetch_elements(const Stack& call, const Rows& rows, unsigned group, int64_t tile,
+                                                  int feature) {
+  const int64_t first = tile * 32 * V, size = call.type == Type::kFloat32 ? 4 : 2;
+  if (first >= call.rows) return;
+  const int own = feature + min(static_cast<int>(threadIdx.x % 32), call.features - feature - 1);
+  const int64_t begin = group * rows.group_stride + own * rows.feature_stride;
+#pragma unroll
+  for (int k = 0; k <= V; ++k) {  // the last one where the others do not lie at the begin of a line
+    const Positions<1> at(static_cast<unsigned>(first) + min(32 * k, 32 * V - 1), call);
+    prefetch_line(static_cast<const char*>(rows.data) + (begin + at.offset(rows.row_stride)) * size);
+  }
+}
+
 // The bits of a warp's sign words that are of features.
 __device__ __forceinline__ unsigned bits_of_features(const Stack& call, int feature) {
   return call.features - feature >= kFeatures ? ~0u : (1u << (call.features - feature)) - 1;
@@ -195,6 +210,20 @@ struct SignWords {
     data = signs + group * call.outer * outer + feature / kFeatures * int64_t{call.inner} + at.offset(outer);
   }
 };
+
+// Asks for a tile's sign words in the L2 cache, each lane for those of a plane.
+template <int V>
+__device__ __forceinline__ void prefetch_signs(const BackwardCall& call, unsigned group, int64_t tile, int feature) {
+  const int64_t first = tile * 32 * V;
+  if (first >= call.rows) return;
+#pragma unroll
+  for (int k = 0; k <= V; ++k) {
+    const Positions<1> at(static_cast<unsigned>(first) + min(32 * k, 32 * V - 1), call);
+    const SignWords<1, const unsigned> signs(call, reinterpret_cast<const unsigned*>(call.signs), group, feature, at);
+    for (int plane = threadIdx.x % 32; plane < call.planes; plane += 32)
+      prefetch_line(signs.data + plane * signs.plane);
+  }
+}
 
 // Writes the rest of a tile's positions, see rest.cuh: a word holds four features' bytes.
 template <int V>

@@ -87,6 +87,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) backward(const 
         }
       }
     }
+    if constexpr (Tile::kSmall) {
+      prefetch_rows<Tile>(threads, call, call.dy, group, index() + call.ahead);
+      if constexpr (kX) prefetch_rows<Tile>(threads, call, call.y, group, index() + call.ahead);
+    }
     const A* parameters = packed.layers + int64_t(call.layers - 1) * 2 * columns + column;
     A w[Tile::E], b[Tile::E];
     if (kAhead) {

@@ -133,6 +133,18 @@ struct Sums {
     write_parameter<Tile, kOnce>(at + columns, db, stride);
   }
 
+  // Adds up those of thread groups of `lanes` lanes, for the whole warp.
+  template <bool kX>
+  __device__ __forceinline__ void add_groups(unsigned lanes) {
+    for (unsigned s = lanes; s < 32; s *= 2) {
+#pragma unroll
+      for (int e = 0; e < Tile::E; ++e) {
+        if constexpr (kX) dw[e] += __shfl_xor_sync(~0u, dw[e], s);
+        db[e] += __shfl_xor_sync(~0u, db[e], s);
+      }
+    }
+  }
+
   // Adds to sums in memory, dw first: there are no registers for both.
   template <bool kX, bool kOnce>
   __device__ __forceinline__ void add_to(A* at, int columns, int stride) const {

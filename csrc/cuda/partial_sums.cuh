@@ -6,9 +6,9 @@
 
 namespace hanops::cuda {
 
-// Where a thread group adds up dw and db, from its lanes' first column on: the first layers' sums in the block's
-// memory, as many as it holds, the others' in the L2 cache. Sums over many tiles move on to a second set after every
-// kFold tiles, so that rounding errors do not grow with the number of rows.
+// Where a thread group, or a warp of several, adds up dw and db, from its lanes' first column on: the first layers'
+// sums in the block's memory, as many as it holds, the others' in the L2 cache. Sums over many tiles move on to a
+// second set after every kFold tiles, so that rounding errors do not grow with the number of rows.
 template <class Tile>
 class PartialSums {
   using A = typename Tile::A;
@@ -17,6 +17,7 @@ class PartialSums {
   // block: memory of the thread group for call.block_layers layers.
   __device__ PartialSums(const BackwardCall& call, int64_t group, int64_t part, int column, int stride, A* block)
       : call_(call), stride_(stride), block_(block + column) {
+    if constexpr (Tile::kWarpSums) part = part * call.lanes / 32;
     if (call.needs_du || call.needs_db)
       sums_ = static_cast<A*>(call.partials) + (group * call.parts + part) * length() + column;
   }
@@ -25,12 +26,13 @@ class PartialSums {
   template <bool kX>
   __device__ void begin(int64_t tile) {
     starts_ = call_.folds ? tile % kFold == 0 : tile == 0;
-    if (call_.folds && starts_ && tile > 0) fold<kX>(tile > kFold);
+    if (call_.folds && starts_ && tile > 0 && keeps()) fold<kX>(tile > kFold);
   }
 
   // After all of them.
   template <bool kX>
   __device__ void end(int64_t tiles) {
+    if (!keeps()) return;
     for (int layer = 0; Tile::kBlockSums && layer < call_.block_layers; ++layer) {
       Sums<Tile> sums;
       sums.template read<kX, false>(at(block_, layer), columns(), stride_);
@@ -44,7 +46,7 @@ class PartialSums {
   // The sums of the tiles before, read early: `before` waits in registers where a tile has several rows.
   template <bool kX>
   __device__ __forceinline__ void read(Sums<Tile>& before, int layer) const {
-    if ((!kX && !call_.needs_db) || starts_) return;
+    if ((!kX && !call_.needs_db) || starts_ || !keeps()) return;
     if (Tile::kBlockSums && layer < call_.block_layers) {
       before.template read<kX, false>(at(block_, layer), columns(), stride_);
     } else {
@@ -56,6 +58,8 @@ class PartialSums {
   template <bool kX>
   __device__ __forceinline__ void write(Sums<Tile>& sums, Sums<Tile>& before, int layer) const {
     if (!kX && !call_.needs_db) return;
+    if constexpr (Tile::kWarpSums) sums.template add_groups<kX>(call_.lanes);
+    if (!keeps()) return;
     if (Tile::kLateSums && !starts_) {
       if (Tile::kBlockSums && layer < call_.block_layers) {
         sums.template add_to<kX, false>(at(block_, layer), columns(), stride_);
@@ -88,6 +92,8 @@ class PartialSums {
     }
   }
 
+  // Whether this lane does, for its warp.
+  __device__ bool keeps() const { return !Tile::kWarpSums || threadIdx.x % 32 < static_cast<unsigned>(call_.lanes); }
   __device__ int columns() const { return Tile::columns(call_); }
   __device__ int64_t length() const { return int64_t(call_.layers) * 2 * columns(); }
   __device__ int64_t folded() const { return call_.parts / 2 * length(); }

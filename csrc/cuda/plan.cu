@@ -249,7 +249,7 @@ BackwardPlan::BackwardPlan(const BackwardCall& call, Device device) : PlanOf(cal
   if (!call_.pack_here) reserve_packed();
   if (!needs_sums) return;
 
-  int parts = call_.blocks, tile_rows = others.gradients_rows;
+  int parts = call_.blocks, tile_rows = others.gradients_rows, groups_of_part = 1;
   if (call_.by_coefficients) {
     const int slices = call_.columns / kGradientsColumns, groups = kGradientsThreads / 32;
     const int64_t resident = ceil_div(resident_blocks(kGradientsThreads, 8), slices);
@@ -260,10 +260,11 @@ BackwardPlan::BackwardPlan(const BackwardCall& call, Device device) : PlanOf(cal
   } else {
     parts = call_.blocks * groups_of_block();
     tile_rows = tile_->rows;
+    if (one_row()) groups_of_part = std::max(1, 32 / group_threads());  // a warp's
     if (backward_tile_->block_sums) keep_sums_in_blocks();
   }
   call_.folds = ceil_div(ceil_div(call_.rows, tile_rows), parts) > kFold;
-  call_.parts = parts * (call_.folds ? 2 : 1);
+  call_.parts = parts / groups_of_part * (call_.folds ? 2 : 1);
   call_.sum_parts = call_.parts > kFewParts;
   const size_t part = call_.groups * size_t(call_.layers) * 2 * call_.columns * item_;
   partials_ = reserve(call_.parts * part);
@@ -279,6 +280,7 @@ void BackwardPlan::plan_blocks() {
   } else if (backward_tile_->sums && (call_.needs_du || call_.needs_db)) {
     const int64_t resident = resident_blocks(threads_, tile_->warps_per_sm);
     call_.blocks = blocks_with_sums(tile_->rows, groups_of_block(), resident);
+    call_.ahead = call_.blocks * groups_of_block();
   } else {
     call_.blocks = as_blocks(ceil_div(call_.rows, int64_t{tile_->rows} * groups_of_block()));
   }

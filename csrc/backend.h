@@ -62,7 +62,7 @@ inline Backend select_backend(const at::Tensor& x, const at::Tensor& u) {
 // Features up to which a backend has kernels along another axis than the last, forward and back; choice.py has the
 // same.
 constexpr int64_t axis_features(Backend backend) {
-  return backend == Backend::kCpu ? std::numeric_limits<int64_t>::max() : backend == Backend::kCuda ? 384 : 0;
+  return backend == Backend::kCpu ? std::numeric_limits<int64_t>::max() : backend == Backend::kCuda ? 512 : 0;
 }
 
 }  // namespace hanops

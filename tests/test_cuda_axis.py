@@ -19,7 +19,7 @@ from .test_cuda import emulated, emulator, plan  # noqa: F401
 
 ops = torch.ops.hanops
 TILES = {"two positions a lane": (1, "64 positions, 2 a lane"), "one position a lane": (1000, "32 positions, 1 a lane")}
-FORWARD, BACKWARD = 512, 384  # the most features of tiles of one position
+MOST = 512  # features of tiles of one position
 
 
 def check_tile(library, tile: str, outer: int, features: int, inner: int, p: Problem) -> None:
@@ -48,10 +48,9 @@ def test_words_of_features(emulator, tile, features, dtype):
 @pytest.mark.parametrize("features", [257, 384, 385, 512, 513])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_features(emulator, features, dtype):
-    """Beyond what a block holds backward, that goes by rows, and still reads the forward's words."""
-    if features <= BACKWARD:
+    """Beyond what a block holds, both go by rows."""
+    if features <= MOST:
         assert plan(emulator, 66, features, 2, backward=True, inner=22).startswith("32 positions, 1 a lane")
-    if features <= FORWARD:
         assert plan(emulator, 660, features, 2, backward=False, inner=22).startswith("64 positions, 2 a lane")
     check(along(3, 22), problem(66, features, 2, dtype))
 

@@ -15,7 +15,7 @@ constexpr int kFeatures = kAxisFeatures;
 constexpr int kQuad = 4;  // features whose w and b are read at once
 
 // Threads of a block, at most: as many as have the registers for a lane's elements of one tensor, or backward of two.
-constexpr int axis_threads(int V, int tensors) { return tensors == 1 ? 512 : V == 2 ? 256 : 384; }
+constexpr int axis_threads(int V, int tensors) { return V * tensors <= 2 ? 512 : 256; }
 
 // A lane's elements of a warp's features.
 template <int V>
@@ -69,14 +69,13 @@ class AxisParameters {
   static constexpr int kFloats = kSlots * 2 * kFeatures;  // of a warp
 
   __device__ AxisParameters(const Stack& call, unsigned group, float* memory)
-      : from_(static_cast<const float*>(call.packed) + int64_t{group} * call.layers * 2 * call.columns + threadIdx.x),
-        columns_(call.columns),
-        memory_(memory + threadIdx.x / 32 * kFloats) {}
+      : call_(call), group_(group), memory_(memory + threadIdx.x / 32 * kFloats) {}
 
   __device__ __forceinline__ void fetch(int layer) {
-    const float* from = from_ + int64_t(layer) * 2 * columns_;
+    const float* from = static_cast<const float*>(call_.packed) +
+                        (int64_t{group_} * call_.layers + layer) * 2 * call_.columns + threadIdx.x;
     w_ = read(from);
-    b_ = read(from + columns_);
+    b_ = read(from + call_.columns);
   }
 
   // Puts what was fetched into a slot. A barrier must follow before it is read.
@@ -90,8 +89,8 @@ class AxisParameters {
   __device__ const float* b(unsigned slot) const { return w(slot) + kFeatures; }
 
  private:
-  const float* from_;
-  int columns_;
+  const Stack& call_;
+  unsigned group_;
   float* memory_;
   float w_, b_;
 };
@@ -114,18 +113,20 @@ struct Positions {
   __device__ int64_t offset(int64_t stride) const { return outer * stride + inner; }
 };
 
-// Asks for a tile's elements in the L2 cache, each lane for those of a feature.
+// Asks for a tile's elements in the L2 cache, each lane for those of a feature. On an H100 that makes tensors of 16
+// bits faster, forward 0.97 and backward 0.90 of the time, and such of 32 bits slower, 1.12 and 1.06.
 template <int V>
 __device__ __forceinline__ void prefetch_elements(const Stack& call, const Rows& rows, unsigned group, int64_t tile,
                                                   int feature) {
-  const int64_t first = tile * 32 * V, size = call.type == Type::kFloat32 ? 4 : 2;
-  if (first >= call.rows) return;
+  constexpr int kSize = 2;
+  const int64_t first = tile * 32 * V;
+  if (call.type == Type::kFloat32 || first >= call.rows) return;
   const int own = feature + min(static_cast<int>(threadIdx.x % 32), call.features - feature - 1);
   const int64_t begin = group * rows.group_stride + own * rows.feature_stride;
 #pragma unroll
   for (int k = 0; k <= V; ++k) {  // the last one where the others do not lie at the begin of a line
     const Positions<1> at(static_cast<unsigned>(first) + min(32 * k, 32 * V - 1), call);
-    prefetch_line(static_cast<const char*>(rows.data) + (begin + at.offset(rows.row_stride)) * size);
+    prefetch_line(static_cast<const char*>(rows.data) + (begin + at.offset(rows.row_stride)) * kSize);
   }
 }
 
@@ -215,7 +216,7 @@ struct SignWords {
 template <int V>
 __device__ __forceinline__ void prefetch_signs(const BackwardCall& call, unsigned group, int64_t tile, int feature) {
   const int64_t first = tile * 32 * V;
-  if (first >= call.rows) return;
+  if (call.type == Type::kFloat32 || first >= call.rows) return;
 #pragma unroll
   for (int k = 0; k <= V; ++k) {
     const Positions<1> at(static_cast<unsigned>(first) + min(32 * k, 32 * V - 1), call);

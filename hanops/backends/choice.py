@@ -56,7 +56,7 @@ RULES = (
 
 # Features up to which a backend has kernels along another axis than the last, in 32 bits and less; csrc/backend.h has
 # the same.
-AXIS_FEATURES = {"cpu": _ANY, "cuda": 384}
+AXIS_FEATURES = {"cpu": _ANY, "cuda": 512}
 _BY_ROWS = "; along this axis its kernels run on a copy of x whose last axis has the features"
 
 _has_triton = importlib.util.find_spec("triton") is not None

@@ -20,6 +20,7 @@ from .sweep import Data, Recipe, Run, root_mean_squared_error, train
 RATES, DECAYS = (0.0001, 0.001, 0.01, 0.1), (0.0, 0.001)
 TRAIN, TEST = 2_000, 10_000  # points
 BATCH, WIDTH = 100, 50
+OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 KINDS = ("FC-1", "Han-3")
 PAIRS = [(teacher, student) for teacher in KINDS for student in KINDS]
 PAPER = {  # RMSE of arXiv 2106.04088, inputs by pairs
@@ -141,7 +142,7 @@ def main() -> None:
     options.add_argument("--width", type=natural, default=WIDTH, help="width of all networks")
     options.add_argument("--epochs", type=natural, default=1000, help="times that each training point is seen")
     options.add_argument("--every", type=natural, default=25, help="epochs between two evaluations")
-    options.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum 0.9")
+    options.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd has momentum 0.9")
     options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
     options.add_argument("--decays", type=amount, nargs="+", default=list(DECAYS), help="weight decays")
     arguments = options.parse_args()
@@ -153,9 +154,8 @@ def main() -> None:
             results.append(learn(name, teacher, student, inputs, arguments))
             print(told(results[-1]))
     write(arguments.out / f"{name}.json", {"settings": settings(arguments), "results": results})
-    title = (
-        f"random networks of width {arguments.width}, fitted by others; {arguments.optimizer}, {arguments.seeds} seeds"
-    )
+    title = f"random networks of width {arguments.width}, fitted by others"
+    title += f"; {OPTIMIZERS[arguments.optimizer]}, {arguments.seeds} seeds"
     plot(arguments.out / f"{name}.png", results, title)
 
 

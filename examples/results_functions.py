@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 from . import paper_figures as paper
+from .approximation import OPTIMIZERS
 from .experiment import TITLES, spread
 from .results_tables import Results, seeds_and_rates, setting, table
 from .results_verdicts import KINDS, activations
@@ -204,7 +205,7 @@ def approximation(results: Results) -> str:
             figure = paper.APPROXIMATION[row["inputs"]][row["pair"]]
             mean = row["RMSE, mean and spread"][0]
             deviation = sum(row["deviation of the teacher"]) / len(row["deviation of the teacher"])
-            about = [str(options["width"]), options["optimizer"], str(row["inputs"]), row["pair"]]
+            about = [str(options["width"]), OPTIMIZERS[options["optimizer"]], str(row["inputs"]), row["pair"]]
             cells = [f"{figure:.5f}" if printed else "-", spread(row["RMSE, mean and spread"], ".5f")]
             last = [f"{mean / figure:.2f}" if printed else "-", f"{100 * mean / deviation:.2f}", sweep, run]
             rows.append([*about, *cells, *last])

@@ -30,7 +30,7 @@ from .options import natural, positive, run_program
 from .sweep import Data, Recipe, Run, mean_squared_error, train
 
 COLLAPSED = 1e-9  # a variability below this is rounding in float64
-AT_A_TIME = 100  # random networks
+AT_A_TIME = 50  # random networks
 TITLES = {"fc-relu": "FC-ReLU", "fc-abs": "FC-ABS", "hannet": "HanNet"}
 
 KINDS: dict[str, Callable[[int, int], Network]] = {

@@ -8,7 +8,7 @@ native = $(shell find $(1) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name
 given = $(foreach name,$(1),$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-) "$($(name))"))
 
 .PHONY: help build bench results report bench-compare gpu gpu-first gpu-second gpu-ship kernels cuda-check matrix \
-	test test-all sanitize guard fuzz paper paper-full clients docs lint format wheel sdist clean
+	test test-all sanitize guard fuzz paper paper-part paper-full clients docs lint format wheel sdist clean
 
 help:  ## print the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -65,7 +65,9 @@ fuzz: build  ## call the ops and modules with CASES (20000) hostile arguments dr
 
 paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR of data sets
 	@$(PY) -m examples.paper $(call given,DATA)
-paper-full: build  ## the papers' experiments as they are, for days; an interrupted call goes on; DATA=DIR
+paper-part: $(if $(PART),build)  ## full runs of PART 1 to 6, each two hours of 2 cores at most; goes on; DATA=DIR
+	@$(PY) -m examples.paper --part $(or $(PART),$(error give PART=1 to 6)) $(call given,DATA)
+paper-full: build  ## full runs of all parts, and of image sets, for days; an interrupted call goes on; DATA=DIR
 	@$(PY) -m examples.paper --full $(call given,DATA)
 
 CLIENTS := build/clients/bin/python

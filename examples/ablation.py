@@ -1,4 +1,7 @@
-"""Takes the Han layer apart: reflections or dense layers, orthogonal or not, with four activations, on the board."""
+"""Takes the Han layer apart: reflections or dense layers, orthogonal or not, with four activations, on the board.
+
+Each network has a JSON file of its own; the plot has all that are there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from matplotlib import pyplot
 
 from .checkerboard import MODELS, board_options, learn, told
-from .experiment import COLOURS, settings, write
+from .experiment import COLOURS, save_plot, settings, write, written
 from .options import run_program
 
 NAMES = {
@@ -24,17 +27,19 @@ NAMES = {
 
 
 def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """Draws the test accuracy of each network."""
-    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
-    scores = [result["best setting of each seed"]["test, best, mean and spread"] for result in results.values()]
-    names = [NAMES[model] for model in results]
-    means, spreads = zip(*scores, strict=True)
-    colours = [COLOURS[0] if model == "hannet" else COLOURS[5] for model in results]
-    axes.barh(names, means, xerr=spreads, color=colours)
-    axes.set(xlabel="test accuracy, %", xlim=(50, 101), title="checkerboard, 20 hidden layers of width 30")
+    """Draws the test accuracy of each network: each seed, their mean and deviation."""
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for place, (model, result) in enumerate(results.items()):
+        each = result["best setting of each seed"]
+        mean, deviation = each["test, best, mean and spread"]
+        colour = COLOURS[0] if model == "hannet" else COLOURS[2]
+        axes.plot(each["test, best"], [place + 0.25] * len(each["test, best"]), ".", color=COLOURS[5], markersize=3)
+        axes.errorbar(mean, place, xerr=deviation, fmt="o", capsize=3, color=colour)
+    axes.set_yticks(range(len(results)), [NAMES[model] for model in results])
+    axes.set(xlabel="test accuracy, %; grey: each seed", title="checkerboard, 20 hidden layers of width 30")
+    axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -42,13 +47,12 @@ def main() -> None:
     options = board_options(__doc__)
     options.add_argument("--models", nargs="+", choices=list(NAMES), default=list(NAMES), help="which networks")
     arguments = options.parse_args()
-    results = {}
     for model in arguments.models:
         name = f"ablation-{model}"
-        results[model] = learn(name, MODELS[model], arguments, orthogonal=model.startswith("orth"))[2]
-        print(told(NAMES[model], results[model]))
-    write(arguments.out / "ablation.json", {"settings": settings(arguments), "models": results})
-    plot(arguments.out / "ablation.png", results)
+        result = learn(name, MODELS[model], arguments, orthogonal=model.startswith("orth"))[2]
+        print(told(NAMES[model], result))
+        write(arguments.out / f"{name}.json", {"settings": settings(arguments), **result})
+    plot(arguments.out / "ablation.png", written(arguments.out, "ablation", list(NAMES)))
 
 
 if __name__ == "__main__":

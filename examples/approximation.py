@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 from matplotlib import pyplot
-from torch import Tensor, nn
+from torch import Tensor
 
 from hanops.models import FCNet, HanNet, Network
+from hanops.models.layers import start_orthogonal, weights
 
-from .experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, summary, write
+from .experiment import COLOURS, checkpoint, mean_and_spread, parser, save_plot, settings, spread, summary, write
 from .options import amount, natural, positive, run_program
 from .sweep import Data, Recipe, Run, root_mean_squared_error, train
 
 RATES, DECAYS = (0.0001, 0.001, 0.01, 0.1), (0.0, 0.001)
 TRAIN, TEST = 2_000, 10_000  # points
-BATCH = 100
+BATCH, WIDTH = 100, 50
+OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 KINDS = ("FC-1", "Han-3")
 PAIRS = [(teacher, student) for teacher in KINDS for student in KINDS]
 PAPER = {  # RMSE of arXiv 2106.04088, inputs by pairs
@@ -29,37 +31,32 @@ PAPER = {  # RMSE of arXiv 2106.04088, inputs by pairs
 TEACHERS = 1_000_000  # added to a seed for that of its teacher and points
 NOTE = (
     "'A by B' is a teacher A that a student B fits: FC-1 has one dense hidden layer between its dense ends, with ReLU, "
-    "Han-3 has three Han layers there. Each seed has a teacher of its own, and the best rate and weight decay is taken "
-    "for each seed. The paper starts all dense layers orthogonal, and errors grow with what teachers say. Here "
-    "FC-1 teachers start as torch has dense layers, which gives errors as large as the paper's; with --kaiming, the "
-    "start of the students, what they say is about 14 times as large."
+    "Han-3 has three Han layers there. As in the paper all dense layers start orthogonal. Each seed has a teacher and "
+    "points of its own, and the best rate and weight decay is taken for each seed."
 )
 
 
 def network(kind: str, inputs: int, width: int) -> Network:
-    """Returns a random network from `inputs` to 1 with dense layers at both ends."""
-    return FCNet(inputs, width, 2, 1) if kind == "FC-1" else HanNet(inputs, width, 4, 1)
+    """Returns a random network from `inputs` to 1 with dense layers at both ends, all dense weights orthogonal."""
+    if kind == "Han-3":
+        return HanNet(inputs, width, 4, 1)
+    model = FCNet(inputs, width, 2, 1)
+    for weight in weights(model):
+        start_orthogonal(weight)
+    return model
 
 
-def points(kind: str, inputs: int, width: int, seed: int, kaiming: bool) -> tuple[Tensor, Tensor]:
-    """Returns random points of [-1, 1]^inputs and what the teacher of a seed says of them, (12000, 1).
-
-    An FC-1 teacher has dense layers as torch starts them, or as `FCNet` does where `kaiming` is set.
-    """
+def points(kind: str, inputs: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns random points of [-1, 1]^inputs and what the teacher of a seed says of them, (12000, 1)."""
     torch.manual_seed(TEACHERS + seed)
     x = 2 * torch.rand(TRAIN + TEST, inputs) - 1
-    teacher = network(kind, inputs, width)
-    if kind == "FC-1" and not kaiming:
-        for layer in teacher.modules():
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
     with torch.no_grad():
-        return x, teacher(x)
+        return x, network(kind, inputs, width)(x)
 
 
-def data(runs: list[Run], kind: str, inputs: int, width: int, kaiming: bool, device: str) -> Data:
+def data(runs: list[Run], kind: str, inputs: int, width: int, device: str) -> Data:
     """Returns the points of each run's teacher, 2,000 to train and 10,000 to test."""
-    known = {seed: points(kind, inputs, width, seed, kaiming) for seed in dict.fromkeys(run.seed for run in runs)}
+    known = {seed: points(kind, inputs, width, seed) for seed in dict.fromkeys(run.seed for run in runs)}
     x, y = (torch.stack([known[run.seed][part] for run in runs]).to(device) for part in (0, 1))
     return Data(x[:, :TRAIN], y[:, :TRAIN], x[:, TRAIN:], y[:, TRAIN:])
 
@@ -68,7 +65,7 @@ def learn(name: str, teacher: str, student: str, inputs: int, arguments: argpars
     """Fits the teachers of all seeds at each rate and decay; returns the figures of the pair."""
     seeds = range(arguments.seeds)
     runs = [Run(seed, rate, decay) for rate in arguments.rates for decay in arguments.decays for seed in seeds]
-    taught = data(runs, teacher, inputs, arguments.width, arguments.kaiming, arguments.device)
+    taught = data(runs, teacher, inputs, arguments.width, arguments.device)
     epoch = TRAIN // BATCH  # steps
     recipe = Recipe(
         arguments.epochs * epoch,
@@ -112,56 +109,53 @@ def learn(name: str, teacher: str, student: str, inputs: int, arguments: argpars
 
 def told(result: dict[str, Any]) -> str:
     """Returns the result of a pair in one line."""
-    mean, spread = result["RMSE, mean and spread"]
-    line = f"{result['inputs']} inputs, {result['pair']}: RMSE {mean:.5f} ± {spread:.5f}, teacher's deviation "
+    error = spread(result["RMSE, mean and spread"], ".5f")
+    line = f"{result['inputs']} inputs, {result['pair']}: RMSE {error}, teacher's deviation "
     deviation, _ = mean_and_spread(result["deviation of the teacher"])
     return f"{line}{deviation:.3g}; {result['networks']} networks, {result['seconds']:.0f} s"
 
 
 def plot(path: Path, results: list[dict[str, Any]], title: str) -> None:
-    """Draws a bar for each pair, in groups by the number of inputs, and the paper's figure where it has one."""
+    """Draws a point for each pair, in groups by the number of inputs, and the paper's figure where it has one."""
     figure, axes = pyplot.subplots(figsize=(9, 4.4), layout="constrained")
     inputs = list(dict.fromkeys(result["inputs"] for result in results))
     for place, (colour, pair) in enumerate(zip(COLOURS, PAIRS, strict=False)):
         offset = 0.2 * (place - 1.5)
         rows = [result for result in results if result["pair"] == " by ".join(pair)]
         where = [inputs.index(row["inputs"]) + offset for row in rows]
-        mean, spread = zip(*(row["RMSE, mean and spread"] for row in rows), strict=True)
-        axes.bar(where, mean, 0.18, yerr=spread, color=colour, label=" by ".join(pair), capsize=2)
+        mean, deviation = zip(*(row["RMSE, mean and spread"] for row in rows), strict=True)
+        axes.errorbar(where, mean, yerr=deviation, fmt="o", color=colour, label=" by ".join(pair), capsize=3)
         for x, row in zip(where, rows, strict=True):
             if row["inputs"] in PAPER:
-                axes.plot(x, PAPER[row["inputs"]][place], "kD", markersize=4)
-    axes.plot([], [], "kD", markersize=4, label="the paper")
+                axes.plot(x + 0.07, PAPER[row["inputs"]][place], "kD", markersize=4)
+    axes.plot([], [], "kD", markersize=4, label="the paper, width 50")
     axes.set(title=title, yscale="log", ylabel="test RMSE", xticks=range(len(inputs)))
     axes.set_xticklabels([f"{n} inputs" for n in inputs])
     figure.legend(title="teacher by student", loc="outside right upper")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
     """Fits all pairs for each number of inputs."""
     options = parser(f"{__doc__}\n\n{NOTE}")
     options.add_argument("--inputs", type=natural, nargs="+", default=[2, 3, 4], help="dimensions of the points")
-    options.add_argument("--width", type=natural, default=50, help="width of all networks")
+    options.add_argument("--width", type=natural, default=WIDTH, help="width of all networks")
     options.add_argument("--epochs", type=natural, default=1000, help="times that each training point is seen")
     options.add_argument("--every", type=natural, default=25, help="epochs between two evaluations")
-    options.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd has momentum 0.9")
+    options.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd has momentum 0.9")
     options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
     options.add_argument("--decays", type=amount, nargs="+", default=list(DECAYS), help="weight decays")
-    options.add_argument(
-        "--kaiming", action="store_true", help="FC-1 teachers start as FCNet does, with larger outputs"
-    )
     arguments = options.parse_args()
     name = "approximation" + ("-sgd" if arguments.optimizer == "sgd" else "")
-    name += "-kaiming" if arguments.kaiming else ""
+    name += f"-width{arguments.width}" if arguments.width != WIDTH else ""
     results = []
     for inputs in arguments.inputs:
         for teacher, student in PAIRS:
             results.append(learn(name, teacher, student, inputs, arguments))
             print(told(results[-1]))
     write(arguments.out / f"{name}.json", {"settings": settings(arguments), "results": results})
-    title = f"random networks of width {arguments.width}, fitted by others; {arguments.seeds} seeds"
+    title = f"random networks of width {arguments.width}, fitted by others"
+    title += f"; {OPTIMIZERS[arguments.optimizer]}, {arguments.seeds} seeds"
     plot(arguments.out / f"{name}.png", results, title)
 
 

@@ -21,7 +21,7 @@ from hanops import HanStack
 from hanops.models import FCNet, Network
 from hanops.models.layers import start_orthogonal
 
-from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .experiment import COLOURS, checkpoint, parser, save_plot, settings, spread, summary, write
 from .options import RefusedError, amount, natural, positive, run_program
 from .sweep import Data, Recipe, Run, State, class_accuracy, cross_entropy, train
 
@@ -203,8 +203,7 @@ def plot(path: Path, networks: dict[str, dict[str, Any]], title: str) -> None:
     axes.set_xticks(depths, ticks)
     axes.set(title=title, xlabel="Han layers, and parameters", ylabel="test accuracy, %")
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def han(width: int, depth: int) -> Callable[[], Network]:
@@ -231,7 +230,7 @@ def main() -> None:
         _, result = learn(f"digits-{name}", make, arguments, data)
         networks[name] = {"depth": depth, **result}
         line = f"{name}, {result['parameters']:,} parameters, {arguments.seeds} seeds: "
-        line += "{:.2f} ± {:.2f} % of the test images right".format(*result["test, last, mean and spread"])
+        line += f"{spread(result['test, last, mean and spread'])} % of the test images right"
         print(f"{line} (at best {result['test, best, mean and spread'][0]:.2f}); {result['seconds']:.0f} s")
     about = {"data": images.name, "width": images.width, "test images": tested, "networks": networks}
     write(arguments.out / "digits.json", {"settings": settings(arguments), **about})

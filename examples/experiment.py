@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
 
 import hanops
 from hanops.profiling.files import write_text
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
 matplotlib.use("agg")
 
+TITLES = {"hannet": "HanNet", "fcnet": "FCNet", "fcnet1": "FCNet1", "fcnet2": "FCNet2", "fcnet3": "FCNet3"}
+PLOT_BYTES = 100_000
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#6a4c93", "#7a7a7a")
 
 
@@ -39,9 +46,40 @@ def parser(description: str | None, iterations: int | None = None) -> argparse.A
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean and the sample standard deviation, 0 of a single value."""
+    """Returns the mean and the sample standard deviation, which is no number for a single value."""
     t = torch.tensor(values, dtype=torch.float64)
-    return t.mean().item(), t.std().item() if len(values) > 1 else 0.0
+    return t.mean().item(), t.std().item() if len(values) > 1 else math.nan
+
+
+def spread(pair: Sequence[float | None] | None, style: str = ".2f") -> str:
+    """Returns a mean ± its deviation, or the mean alone where it has none, or a dash where it is no number.
+
+    Args:
+        pair: as of `mean_and_spread`, or as a JSON file has it, with None for what is no finite number.
+        style: how both are written.
+    """
+    mean, deviation = pair or (None, None)
+    if mean is None or not math.isfinite(mean):
+        return "-"
+    if deviation is None or not math.isfinite(deviation):
+        return f"{mean:{style}}"
+    return f"{mean:{style}} ± {deviation:{style}}"
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all, and closes it; with as few colours as 100 KB ask for."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=90)
+    pyplot.close(figure)
+    picture = Image.open(drawn).convert("RGB")
+    for colours in (256, 64, 16):
+        packed = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(packed, format="PNG", optimize=True)
+        if packed.tell() <= PLOT_BYTES:
+            break
+    whole = path.with_name(f"{path.name}.{os.getpid()}.part")  # other programs may write the same plot
+    whole.write_bytes(packed.getvalue())
+    whole.replace(path)
 
 
 def best(history: list[dict[str, Any]], key: str = "test", lower: bool = False) -> list[float]:
@@ -103,6 +141,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def written(out: Path, stem: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns what the JSON files {stem}-{name}.json of a folder say, for each name that has one."""
+    files = {name: out / f"{stem}-{name}.json" for name in names}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hanops.models import HanNet, Network
 
-from .experiment import COLOURS, checkpoint, parser, settings, summary, write
+from .experiment import COLOURS, checkpoint, parser, save_plot, settings, spread, summary, write
 from .options import RefusedError, amount, natural, positive, run_program
 from .sweep import Data, Recipe, Run, cross_entropy, train
 
@@ -32,6 +32,9 @@ class Linear(Network):
 
     def _like(self, groups: int | None) -> Linear:
         return Linear(self.sizes[0], self.sizes[3], groups)
+
+
+HEADS = {"han": "Han head", "linear": "linear"}
 
 
 def network(name: str, features: int, classes: int) -> Network:
@@ -119,12 +122,11 @@ def plot(path: Path, histories: dict[str, list[Any]], title: str) -> None:
     for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
         iterations = [entry["iteration"] for entry in history]
         for index, errors in enumerate(zip(*(entry["test"] for entry in history), strict=True)):
-            axes.plot(iterations, errors, ".-", color=colour, linewidth=1, label=None if index else name)
+            axes.plot(iterations, errors, ".-", color=colour, linewidth=1, label=None if index else HEADS[name])
     axes.set(title=title, xlabel="iteration", ylabel="top-1 error of the test, %")
     axes.set_ylim(bottom=0)
     axes.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -146,8 +148,8 @@ def main() -> None:
     for model in ("han", "linear"):
         result[model], histories[model] = learn(model, features, checkpoint(arguments, f"{name}-{model}"), arguments)
         each = result[model]["best setting of each seed"]
-        mean, spread = each["test, best, mean and spread"]
-        lines.append(f"{model}, {result[model]['parameters']:,} parameters: {mean:.2f} ± {spread:.2f} % top-1 error")
+        error = spread(each["test, best, mean and spread"])
+        lines.append(f"{HEADS[model]}, {result[model]['parameters']:,} parameters: {error} % top-1 error")
         print(f"{lines[-1]} (at the last iteration {each['test, last, mean and spread'][0]:.2f})")
     write(arguments.out / f"{name}.json", result)
     plot(arguments.out / f"{name}.png", histories, "\n".join([result["data set"], *lines]))

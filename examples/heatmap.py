@@ -1,4 +1,8 @@
-"""Maps the test accuracy on the checkerboard over width and depth, of HanNets and of dense networks."""
+"""Maps the test accuracy on the checkerboard over width and depth, of HanNets and of dense networks.
+
+Each kind of network has a JSON file of its own; the plot has those that are there. With `--about 400` each width has
+the depth alone that brings the parameters closest to 400: the papers say that so few can be enough.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from matplotlib import pyplot
 from hanops.models import FCNet, HanNet, Network
 
 from .checkerboard import board_options, learn, told
-from .experiment import settings, write
+from .experiment import TITLES, save_plot, settings, write, written
 from .options import natural, run_program, whole
 
 WIDTHS = tuple(range(20, 101, 10))
@@ -32,21 +36,31 @@ def fcnet(width: int, depth: int) -> Network:
 MODELS: dict[str, Callable[[int, int], Network]] = {"hannet": hannet, "fcnet": fcnet}
 
 
-def plot(path: Path, widths: list[int], depths: list[int], cells: dict[str, list[dict[str, Any]]]) -> None:
+def depth_for(model: str, width: int, parameters: int) -> int:
+    """Returns the number of hidden layers at which a network of a width comes closest to a number of parameters."""
+
+    def off(depth: int) -> int:
+        return abs(sum(p.numel() for p in MODELS[model](width, depth).parameters()) - parameters)
+
+    return min(range(2, 60), key=off)
+
+
+def plot(path: Path, maps: dict[str, dict[str, Any]]) -> None:
     """Draws a map for each kind of network."""
-    figure, axes = pyplot.subplots(1, len(cells), figsize=(1.5 + 4.2 * len(cells), 3.8), layout="constrained")
-    for ax, (model, row) in zip([axes] if len(cells) == 1 else axes, cells.items(), strict=True):
-        values = torch.tensor([cell["test, best, mean and spread"][0] for cell in row]).view(len(depths), len(widths))
+    figure, axes = pyplot.subplots(1, len(maps), figsize=(1.5 + 4.2 * len(maps), 3.8), layout="constrained")
+    for ax, (model, found) in zip([axes] if len(maps) == 1 else axes, maps.items(), strict=True):
+        widths, depths = found["settings"]["widths"], found["settings"]["depths"]
+        means = [cell["test, best, mean and spread"][0] for cell in found["cells"]]
+        values = torch.tensor(means).view(len(depths), len(widths))
         image = ax.imshow(values.numpy(), origin="lower", cmap="viridis", vmin=60, vmax=100, aspect="auto")
         for i, j in torch.cartesian_prod(torch.arange(len(depths)), torch.arange(len(widths))).tolist():
             colour = "white" if values[i, j] < 85 else "black"
             ax.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        ax.set(title=f"{model}, test accuracy in %", xlabel="width", ylabel="hidden layers")
+        ax.set(title=f"{TITLES[model]}, test accuracy in %", xlabel="width", ylabel="hidden layers")
         ax.set_xticks(range(len(widths)), widths)
         ax.set_yticks(range(len(depths)), depths)
     figure.colorbar(image, ax=axes)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -55,20 +69,27 @@ def main() -> None:
     options.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which networks")
     options.add_argument("--widths", type=natural, nargs="+", default=list(WIDTHS), help="of the hidden layers")
     options.add_argument("--depths", type=whole(2), nargs="+", default=list(DEPTHS), help="numbers of hidden layers")
+    options.add_argument("--about", type=natural, help="parameters of the networks; depths are those that match")
     arguments = options.parse_args()
-    cells: dict[str, list[dict[str, Any]]] = {model: [] for model in arguments.models}
     for model in arguments.models:
-        for depth in arguments.depths:
-            for width in arguments.widths:
-                name = f"heatmap-{model}-{depth}x{width}"
-                result = learn(name, lambda m=model, w=width, d=depth: MODELS[m](w, d), arguments)[2]  # type: ignore[misc]
-                print(told(f"{model} {depth}x{width}", result))
-                kept = {key: result[key] for key in ("parameters", "networks", "seconds")}
-                each = result["best setting of each seed"]
-                kept |= {key: each[key] for key in ("rate", "test, best", "test, best, mean and spread")}
-                cells[model].append({"depth": depth, "width": width, **kept})
-    write(arguments.out / "heatmap.json", {"settings": settings(arguments), "cells": cells})
-    plot(arguments.out / "heatmap.png", arguments.widths, arguments.depths, cells)
+        shapes = [(depth, width) for depth in arguments.depths for width in arguments.widths]
+        stem = f"heatmap-{model}"
+        if arguments.about:
+            shapes = [(depth_for(model, width, arguments.about), width) for width in arguments.widths]
+            stem += f"-about{arguments.about}"
+        cells: list[dict[str, Any]] = []
+        for depth, width in shapes:
+            name = f"{stem}-{depth}x{width}"
+            result = learn(name, lambda m=model, w=width, d=depth: MODELS[m](w, d), arguments)[2]  # type: ignore[misc]
+            print(told(f"{TITLES[model]} {depth}x{width}", result))
+            kept = {key: result[key] for key in ("parameters", "networks", "seconds")}
+            each = result["best setting of each seed"]
+            kept |= {key: each[key] for key in ("rate", "test, best", "test, best, mean and spread")}
+            cells.append({"depth": depth, "width": width, **kept})
+        seconds = sum(cell["seconds"] for cell in cells)
+        write(arguments.out / f"{stem}.json", {"settings": settings(arguments), "seconds": seconds, "cells": cells})
+    if not arguments.about:
+        plot(arguments.out / "heatmap.png", written(arguments.out, "heatmap", list(MODELS)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from hanops.models import Mixer, mobilevit_xs, mobilevit_xxs
 
 from . import checkpoints
-from .experiment import COLOURS, checkpoint, mean_and_spread, parser, settings, write
+from .experiment import COLOURS, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write
 from .image_data import Augmented, Images, load, made
 from .options import RefusedError, amount, natural, positive, run_program, whole
 from .sweep import Recipe, rate_at
@@ -199,7 +199,7 @@ def plot(path: Path, images: Images, trainings: list[Training], title: str) -> N
     left.set(title="top-1 error of the test images", xlabel="epoch", ylabel="%")
     left.set_ylim(bottom=0)
     left.legend()
-    rows, columns = 6, 8
+    rows, columns = 4, 5
     shown, _ = Augmented(images, seed=0, epoch=0)[torch.arange(rows * columns) % len(images.x)]
     framed = numpy.pad(shown.numpy(), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     mosaic = framed.reshape(rows, columns, *framed.shape[1:]).transpose(0, 2, 1, 3, 4)
@@ -207,8 +207,7 @@ def plot(path: Path, images: Images, trainings: list[Training], title: str) -> N
     right.set(title="images of the first epoch", xticks=[], yticks=[])
     right.spines[:].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -260,9 +259,8 @@ def main() -> None:
         "top-1 error, last, mean and spread": mean_and_spread(last),
     }
     write(arguments.out / f"{name}.json", result)
-    mean, spread = mean_and_spread(best)
     line = f"{arguments.model}, {parameters:,} parameters, {images.name} images, {arguments.seeds} seeds: "
-    line += f"{mean:.2f} ± {spread:.2f} % top-1 error (at the last epoch {mean_and_spread(last)[0]:.2f})"
+    line += f"{spread(mean_and_spread(best))} % top-1 error (at the last epoch {mean_and_spread(last)[0]:.2f})"
     print(f"{line}; {sum(seconds):.0f} s")
     plot(arguments.out / f"{name}.png", images, trainings, line)
 

@@ -1,6 +1,8 @@
-"""Runs the papers' experiments, one program after another, and writes docs/results.md: `make paper`, `make paper-full`.
+"""Runs the papers' experiments, and writes docs/results.md: `make paper`, `make paper-part PART=1`, `make paper-full`.
 
-An interrupted call goes on where it was; what a JSON of the same command is there for is not run again.
+A part is what two hours of two cores have room for of the full runs; `--parts` lists them. An interrupted call goes on
+where it was; what a JSON of the same command is there for is not run again. The page is written anew after each
+experiment, and a full run replaces the reduced one.
 """
 
 from __future__ import annotations
@@ -10,116 +12,22 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from hanops.profiling.files import write_text
 
-from . import paper_figures as paper
 from .experiment import command
 from .options import RefusedError, natural, run_program
+from .paper_table import EXPERIMENTS, IMAGES, PARTS, Experiment, cost
 from .results import page
 from .results_tables import read
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-
-
-@dataclass
-class Experiment:
-    """A program, the JSON that it writes, and its options.
-
-    stem: of the JSON.
-    reduced: options for an hour of all experiments on 2 cores; None leaves the experiment out.
-    full: the papers' options; None leaves it out.
-    data, needed: which folder of data it reads, and whether it is left out without it.
-    alone: whether it measures time, and so runs before the others.
-    """
-
-    stem: str
-    program: str
-    reduced: str | None
-    full: str | None
-    data: str | None = None
-    needed: bool = False
-    alone: bool = False
-
-    def words(self, full: bool, folders: dict[str, Path | None]) -> list[str] | None:
-        """Returns the command's options, or None where the experiment is left out."""
-        options = self.full if full else self.reduced
-        folder = folders[self.data] if self.data else None
-        if options is None or (self.needed and folder is None):
-            return None
-        return options.split() + (["--data", str(folder)] if folder else [])
-
-
-def regression(table: str, part: str) -> Experiment:
-    """Returns the experiment of a table of numbers. Where most rows of a large one train, the reduced run is short."""
-    options = f"--table {table} --part {part} --whole"
-    short = part == "0.8" and table in ("bikesharing", "calhousing", "elevators")
-    reduced = f"{options} --epochs 60" if short else options
-    return Experiment(f"regression-{table}-{part}-whole", "regression", reduced, options, "tables", needed=True)
-
-
-def images(folder: str, model: str) -> Experiment:
-    """Returns the experiment of an image network with the papers' options, which takes days on a CPU."""
-    return Experiment(f"images-{folder}-{model}", "images", None, f"--model {model}", folder, needed=True)
-
-
-def made(model: str) -> Experiment:
-    """Returns the experiment of a narrow image network on the set that the example makes."""
-    options = f"--model {model} --channels 64 --epochs 10 --batch 64 --made 2000"
-    return Experiment(f"images-made-{model}", "images", options, options)
-
-
-IMAGES = ("cifar10", "cifar100", "stl10")
-UNSORTED = "hannet han-relu dense-abs dense-relu orth-abs orth-relu"  # to sort takes longer than all else
-EXPERIMENTS = [
-    Experiment("speed", "speed", "--iterations 20000 --seeds 1", "--seeds 5", alone=True),
-    Experiment(
-        "checkerboard-hannet",
-        "checkerboard",
-        "--model hannet --seeds 10 --rates 0.01 0.025 0.05 0.075 0.1",
-        "--model hannet --seeds 20",
-    ),
-    Experiment("checkerboard-fcnet1", "checkerboard", "--model fcnet1 --rates 0.05 0.1 0.25", "--model fcnet1"),
-    Experiment("checkerboard-fcnet2", "checkerboard", None, "--model fcnet2"),
-    Experiment("checkerboard-fcnet3", "checkerboard", None, "--model fcnet3"),
-    Experiment(
-        "checkerboard-hannet-noise0.1",
-        "checkerboard",
-        "--model hannet --noise 0.1",
-        "--model hannet --noise 0.1",
-    ),
-    Experiment(
-        "checkerboard-fcnet1-noise0.1",
-        "checkerboard",
-        "--model fcnet1 --noise 0.1 --rates 0.025 --iterations 20000",
-        "--model fcnet1 --noise 0.1",
-    ),
-    Experiment("checkerboard-hannet-full", "checkerboard", None, "--model hannet --full"),
-    Experiment("checkerboard-fcnet1-full", "checkerboard", None, "--model fcnet1 --full"),
-    Experiment("ablation", "ablation", f"--rates 0.01 0.05 --iterations 20000 --models {UNSORTED}", ""),
-    Experiment("heatmap", "heatmap", "--models hannet --widths 20 60 --depths 2 10 20 --rates 0.025 0.05", ""),
-    Experiment(
-        "variability",
-        "variability",
-        "--iterations 10000 --depths 5 15 27 35 --rates 0.01",
-        "--iterations 40000",
-    ),
-    Experiment("sines", "sines", "--width 100 --iterations 12000 --rates 0.005 0.01", ""),
-    Experiment("approximation", "approximation", "--rates 0.01 --decays 0", ""),
-    *(regression(table, part) for table in paper.REGRESSION for part in ("0.8", "0.2")),
-    Experiment("digits", "digits", "", "", "mnist"),
-    Experiment("robustness", "robustness", "", "", "mnist"),
-    made("stem"),
-    made("han16"),
-    *(images(folder, model) for folder in IMAGES for model in (*paper.MIXERS, *paper.MOBILEVITS)),
-    Experiment("head-digits", "head", "--iterations 2000", "--iterations 2000"),
-]
 
 
 def data_folders(data: Path | None) -> dict[str, Path | None]:
@@ -140,8 +48,13 @@ def data_folders(data: Path | None) -> dict[str, Path | None]:
     return found
 
 
-def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
+def run(calls: list[tuple[str, list[str]]], jobs: int, finished: Callable[[], None]) -> None:
     """Runs commands, `jobs` at a time, each on its part of the cores, and prints what they print.
+
+    Args:
+        calls: what is printed of a command, and its words.
+        jobs: how many at a time.
+        finished: called after each of them.
 
     Raises:
         RefusedError: where one fails; those that run are waited for.
@@ -161,12 +74,38 @@ def run(calls: list[tuple[str, list[str]]], jobs: int) -> None:
             if done.returncode != 0:
                 pool.shutdown(cancel_futures=True)
                 raise RefusedError(f"{line} failed:\n{done.stderr[-4000:]}")
+            finished()
+
+
+def to_run(experiment: Experiment, arguments: argparse.Namespace, folders: dict[str, Path | None]) -> list[str] | None:
+    """Returns the options with which an experiment is to be run, None where it is left out or done; it prints that."""
+    words = experiment.words(arguments.full, folders)
+    wanted = arguments.only is None or experiment.stem in arguments.only
+    if words is None or not wanted or arguments.part not in (None, experiment.part):
+        return None
+    out = arguments.results / ("full" if arguments.full else "reduced")
+    file, line = out / f"{experiment.stem}.json", command(experiment.program, words)
+    made_by = read(file)["command"] if file.exists() else None
+    in_full = not arguments.full and (arguments.results / "full" / file.name).exists()
+    if (in_full or made_by == line) and not arguments.fresh:
+        print(f"==> {line}: done before{' with the full options' if in_full else ''}")
+        return None
+    fresh = arguments.fresh or made_by is not None  # the checkpoints are of other options
+    return [*words, "--out", str(out), *(["--fresh"] if fresh else [])]
+
+
+def parts() -> str:
+    """Returns a line for each part: about how long it takes, and its experiments."""
+    own = {part: [experiment.stem for experiment in EXPERIMENTS if experiment.part == part] for part in PARTS}
+    return "\n".join(f"part {part}, about {cost(part):,} s on 2 cores: {', '.join(own[part])}" for part in PARTS)
 
 
 def main() -> None:
     """Runs what is yet to be run, and writes the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--full", action="store_true", help="the papers' settings, for days; without it about an hour")
+    options.add_argument("--full", action="store_true", help="full runs of all parts, and of what takes days")
+    options.add_argument("--part", type=natural, choices=PARTS, help="full runs of a part, two hours at most")
+    options.add_argument("--parts", action="store_true", help="list the parts, and end")
     options.add_argument(
         "--only", nargs="+", metavar="NAME", help="experiments to run, by the names of their JSON files"
     )
@@ -178,28 +117,30 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     options.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md", help="what is written")
     arguments = options.parse_args()
+    if arguments.parts:
+        print(parts())
+        return
     known = {experiment.stem for experiment in EXPERIMENTS}
     if unknown := set(arguments.only or ()) - known:
         options.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    arguments.full = arguments.full or arguments.part is not None
     folders = data_folders(arguments.data)
-    out = arguments.results / ("full" if arguments.full else "reduced")
     calls: dict[bool, list[tuple[str, list[str]]]] = {True: [], False: []}
     for experiment in EXPERIMENTS:
-        words = experiment.words(arguments.full, folders)
-        if words is None or (arguments.only and experiment.stem not in arguments.only):
-            continue
-        file = out / f"{experiment.stem}.json"
-        line = command(experiment.program, words)
-        made_by = read(file)["command"] if file.exists() else None
-        if made_by == line and not arguments.fresh:
-            print(f"==> {line}: done before")
-            continue
-        fresh = arguments.fresh or made_by is not None  # the checkpoints are of other options
-        words += ["--out", str(out), *(["--fresh"] if fresh else [])]
-        calls[experiment.alone].append((line, [sys.executable, "-m", f"examples.{experiment.program}", *words]))
-    run(calls[True], 1)
-    run(calls[False], arguments.jobs)
-    write_text(arguments.page, page(arguments.results))
+        words = to_run(experiment, arguments, folders)
+        if words is not None:
+            line = command(experiment.program, words)
+            calls[experiment.alone].append((line, [sys.executable, "-m", f"examples.{experiment.program}", *words]))
+
+    def finished() -> None:
+        for file in (arguments.results / "full").glob("*"):
+            if file.suffix in (".json", ".png"):
+                (arguments.results / "reduced" / file.name).unlink(missing_ok=True)
+        write_text(arguments.page, page(arguments.results))
+
+    finished()
+    run(calls[True], 1, finished)
+    run(calls[False], arguments.jobs, finished)
     print(f"==> {arguments.page}")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hanops.metrics import activation_ratio
 from hanops.models import FCNet, HanNet, Network
 
-from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
+from .experiment import COLOURS, TITLES, best, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write
 from .options import RefusedError, fraction, natural, positive, run_program
 from .sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 
@@ -112,7 +112,7 @@ def data(table: Tensor, part: float, seeds: int, whole: bool, device: str) -> Da
     """
     x, y = table[:, :-1], table[:, -1:]
     x = x[:, (x != x[0]).any(0)]
-    count = round(part * len(table))
+    count = int(part * len(table))  # as the authors' code does
     if not 1 < count < len(table):
         raise RefusedError(f"argument --part: must leave rows to train and to test, got {part} of {len(table)} rows")
     parts: list[list[Tensor]] = [[], [], [], []]
@@ -166,25 +166,26 @@ def learn(name: str, points: Data, arguments: argparse.Namespace, model: str) ->
 
 def told(model: str, result: dict[str, Any]) -> str:
     """Returns the result of a model in one line."""
-    mean, spread = result["test RMSE, last, mean and spread"]
-    least, _ = result["test RMSE, best, mean and spread"]
-    r2, _ = result["test R2, last, mean and spread"]
-    line = f"{model}, {result['parameters']:,} parameters: test RMSE {mean:.4g} ± {spread:.2g}, R2 {r2:.3f}"
-    return f"{line} (best evaluation {least:.4g}); {result['seconds']:.0f} s"
+    last, least = (spread(result[f"test RMSE, {when}, mean and spread"], ".3f") for when in ("last", "best"))
+    r2 = spread(result["test R2, best, mean and spread"], ".3f")
+    line = f"{TITLES[model]}, {result['parameters']:,} parameters: test RMSE at best {least}, R2 {r2}"
+    return f"{line} (at the last epoch {last}); {result['seconds']:.0f} s"
 
 
-def plot(path: Path, histories: dict[str, list[dict[str, Any]]], title: str, epoch: int) -> None:
-    """Draws the test error of each model over the training: the mean of the seeds, and their range as a band."""
+def plot(path: Path, histories: dict[str, list[dict[str, Any]]], title: str, epoch: int, width: float) -> None:
+    """Draws the test error of each model over the training: the mean of the seeds, and their range as a band.
+
+    As in version 1 of the paper the error is normalised: divided by `width`, the range of the target.
+    """
     figure, axes = pyplot.subplots(figsize=(7, 4.4), layout="constrained")
     for colour, (model, history) in zip(COLOURS, histories.items(), strict=False):
         epochs = [entry["iteration"] / epoch for entry in history]
-        scores = torch.tensor([entry["test"] for entry in history])  # (evaluations, seeds)
-        axes.plot(epochs, scores.mean(1), color=colour, label=model)
+        scores = torch.tensor([entry["test"] for entry in history]) / width  # (evaluations, seeds)
+        axes.plot(epochs, scores.mean(1), color=colour, label=TITLES[model])
         axes.fill_between(epochs, scores.min(1).values, scores.max(1).values, color=colour, alpha=0.2, linewidth=0)
-    axes.set(title=title, xlabel="epoch", ylabel="test RMSE", yscale="log")
+    axes.set(title=title, xlabel="epoch", ylabel="test RMSE / range of the target", yscale="log")
     axes.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -224,7 +225,8 @@ def main() -> None:
             print(told(model, result["models"][model]))
         write(arguments.out / f"{name}.json", result)
         title = f"{stem}, {rows:,} of {len(table):,} rows train, {arguments.seeds} seeds"
-        plot(arguments.out / f"{name}.png", histories, title, rows // min(BATCH, rows))
+        width = (table[:, -1].max() - table[:, -1].min()).item()
+        plot(arguments.out / f"{name}.png", histories, title, rows // min(BATCH, rows), width)
 
 
 if __name__ == "__main__":

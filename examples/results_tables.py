@@ -1,14 +1,15 @@
-"""What the sections of docs/results.md share: the experiments' JSON files, tables, and numbers with their spread."""
+"""What the sections of docs/results.md share: the experiments' JSON files, tables, settings and pictures."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .options import RefusedError
+
+ALL_RATES = 10  # of the papers' sweeps on the board
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -30,25 +31,48 @@ class Results:
     """The JSON files of the experiments: those of full runs before those of reduced ones."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.files = {
             file.stem: file for kind in ("reduced", "full") for file in sorted((folder / kind).glob("*.json"))
         }
         self.used: list[str] = []
 
+    def peek(self, stem: str) -> dict[str, Any] | None:
+        """Returns the result of a stem, or None where there is none."""
+        return read(self.files[stem]) if stem in self.files else None
+
     def get(self, stem: str) -> dict[str, Any] | None:
         """Returns the result of a stem, or None where there is none; its command goes below the table."""
-        if stem not in self.files:
-            return None
-        found = read(self.files[stem])
-        kind = "full" if self.files[stem].parent.name == "full" else "reduced"
-        seconds = found.get("seconds")
-        self.used.append(f"- `{found['command']}` ({kind}{f', {seconds:,.0f} s' if seconds else ''})")
+        found = self.peek(stem)
+        if found is not None:
+            kind = "full" if self.files[stem].parent.name == "full" else "reduced"
+            seconds = found.get("seconds")
+            self.used.append(f"- `{found['command']}` ({kind}{f', {seconds:,.0f} s' if seconds else ''})")
         return found
+
+    def starting(self, start: str) -> dict[str, dict[str, Any]]:
+        """Returns the results whose stems start so, by the rest of the stem."""
+        stems = [stem for stem in self.files if stem.startswith(start)]
+        return {stem.removeprefix(start): found for stem in stems if (found := self.get(stem)) is not None}
 
     def commands(self) -> str:
         """Returns the commands of what was read since the last call."""
         lines, self.used = list(dict.fromkeys(self.used)), []
         return "\n".join(lines) + "\n"
+
+    def pictures(self, stems: Iterable[str], title: str, columns: int = 1) -> str:
+        """Returns the plots that are there, as seen from docs/: one below the other, or in a table of columns."""
+        found = []
+        for stem in stems:
+            file = next((f for k in ("full", "reduced") if (f := self.folder / k / f"{stem}.png").exists()), None)
+            if file is not None:
+                found.append(f"![{title}, {stem}](../examples/results/{file.parent.name}/{file.name})")
+        if columns == 1 or len(found) < columns:
+            return "\n".join(found)
+        cells = found + [""] * (-len(found) % columns)
+        rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join(["|  " * columns + "|", "|--" * columns + "|", *lines])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,27 +85,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
-def spread(pair: Sequence[float | None] | None, digits: int = 2) -> str:
-    """Returns a mean and its spread, or a dash. A JSON file has None for what is no finite number."""
-    if pair is None or pair[0] is None:
-        return "-"
-    return f"{pair[0]:.{digits}f} ± {math.nan if pair[1] is None else pair[1]:.{digits}f}"
-
-
-def significant(pair: Sequence[float | None]) -> str:
-    """Returns a small mean and its spread with two significant digits of the mean."""
-    if pair[0] is None or pair[1] is None or not math.isfinite(pair[0]):
-        return "a seed diverged"
-    return f"{pair[0]:.2g} ± {pair[1]:.1g}"
-
-
 def seeds_and_rates(result: dict[str, Any]) -> str:
     """Returns how many runs a sweep had."""
     sweep = result["settings of the sweep"]
     return f"{len(sweep[0]['test, best'])} x {len(sweep)}"
 
 
-def picture(results: Results, stem: str, title: str) -> str:
-    """Returns a plot of an experiment, as seen from docs/, or nothing where there is none."""
-    file = results.files[stem].with_suffix(".png") if stem in results.files else None
-    return f"![{title}](../examples/results/{file.parent.name}/{file.name})" if file and file.exists() else ""
+def setting(found: dict[str, Any], **wanted: int) -> str:
+    """Returns in what a run is short of the papers' settings, such as 'short run: 60 of 300 epochs', or 'full'.
+
+    Args:
+        found: of a JSON file.
+        wanted: the papers' settings, by the names of the options; `rates` is their number.
+    """
+    own = found["settings"]
+    short = [f"{own[key]:,} of {value:,} {key}" for key, value in wanted.items() if key != "rates" and own[key] < value]
+    words = [f"short run: {', '.join(short)}"] if short else ["full"]
+    if len(own.get("rates", ())) < wanted.get("rates", 0):
+        words.append(f"{len(own['rates'])} of {wanted['rates']} rates")
+    return "; ".join(words)

@@ -59,8 +59,8 @@ class Recipe:
     """How a sweep trains.
 
     iterations: steps in all.
-    batch: rows of a step. They are drawn at random, as in the authors' code of the checkerboard, or in turns of all
-        rows in a new order each time, where `epochs` is set.
+    batch: rows of a step. They are drawn at random, no row twice in a step, as in the authors' code of the
+        checkerboard, or in turns of all rows in a new order each time, where `epochs` is set.
     optimizer: 'sgd', with momentum, or 'adam'.
     milestones, factor: at these parts of the way the learning rate falls by the factor.
     every: iterations between two evaluations.
@@ -107,7 +107,7 @@ class State:
     settings: dict[str, Any]  # of the sweep; a checkpoint of others is refused
     model: Network
     moments: list[list[Tensor]]  # the optimizer's running means of each parameter
-    generators: list[torch.Generator]
+    generators: list[torch.Generator]  # of the batches, one for each seed
     rows: Tensor  # (groups, every, batch), those of the steps up to the next evaluation
     iteration: int = 0
     seconds: float = 0.0
@@ -151,7 +151,7 @@ def rate_at(recipe: Recipe, iteration: int) -> float:
 def draw(generator: torch.Generator, recipe: Recipe, n: int) -> Tensor:
     """Returns the rows of the next `every` batches of one run, (every, batch)."""
     if not recipe.epochs:
-        return torch.randint(n, (recipe.every, recipe.batch), generator=generator)
+        return torch.stack([torch.randperm(n, generator=generator)[: recipe.batch] for _ in range(recipe.every)])
     batches = n // recipe.batch  # of an epoch
     turns = [
         torch.randperm(n, generator=generator)[: batches * recipe.batch] for _ in range(-(-recipe.every // batches))
@@ -238,15 +238,17 @@ def train(
     model = type(singles[0]).grouped(singles).to(device)
     parameters = list(model.parameters())
     n = data.x.shape[1]
-    if recipe.epochs and n < recipe.batch:
-        raise ValueError(f"epochs need at least one batch of {recipe.batch} rows, got {n}")
+    if n < recipe.batch:
+        raise ValueError(f"a batch of {recipe.batch} rows needs as many to train on, got {n}")
     optimizer = Optimizer(recipe, runs, parameters)
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    seed_of_run = torch.tensor([seeds.index(run.seed) for run in runs])
     settings = recipe.settings() | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
     state = State(
         settings,
         model,
         optimizer.start(),
-        [torch.Generator().manual_seed(run.seed) for run in runs],
+        [torch.Generator().manual_seed(seed) for seed in seeds],
         torch.empty(len(runs), recipe.every, recipe.batch, dtype=torch.int64, device=device),
     )
     if checkpoint is not None and checkpoint.exists():
@@ -266,7 +268,7 @@ def train(
         while state.iteration < recipe.iterations:
             position = state.iteration % recipe.every
             if position == 0:
-                state.rows.copy_(torch.stack([draw(g, recipe, n) for g in state.generators]))
+                state.rows.copy_(torch.stack([draw(g, recipe, n) for g in state.generators])[seed_of_run])
             rows = state.rows[:, position]
             loss = recipe.losses(model, data.x[group, rows], data.target[group, rows])
             total = loss if recipe.penalty is None else loss + recipe.penalty(model)

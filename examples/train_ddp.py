@@ -33,7 +33,7 @@ from hanops.models import HanNet
 from hanops.profiling.files import write_text
 
 from .checkpoints import check_progress
-from .experiment import COLOURS, command, mean_and_spread, parser, settings, write
+from .experiment import COLOURS, command, mean_and_spread, parser, save_plot, settings, spread, write
 from .options import RefusedError, natural, positive, run_program
 from .sweep import Recipe, rate_at
 
@@ -201,8 +201,7 @@ def plot(path: Path, every: int, runs: list[dict[str, Any]], title: str) -> None
         axes.semilogy(steps, run["losses"], color=COLOURS[seed % len(COLOURS)], label=f"seed {seed}")
     axes.set(title=title, xlabel="step", ylabel="mean squared error")
     axes.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 def join(device: str) -> None:
@@ -246,8 +245,8 @@ def main() -> None:
             "error, mean and spread": mean_and_spread(errors),
         }
         write(arguments.out / f"{NAME}.json", result)
-        mean, spread = mean_and_spread(errors)
-        line = f"HanNet, {result['parameters']:,} parameters, {size} processes: error {mean:.2e} ± {spread:.1e}"
+        error = spread(mean_and_spread(errors), ".1e")
+        line = f"HanNet, {result['parameters']:,} parameters, {size} processes: error {error}"
         print(line)
         plot(arguments.out / f"{NAME}.png", arguments.every, runs, line)
     dist.destroy_process_group()

@@ -1,32 +1,37 @@
 """Follows networks of a fixed size into depth: how much they vary before training, and what they can still learn.
 
 A network of a given number of parameters becomes narrower as it becomes deeper. Before training, variability is the
-metric of the papers' first version, averaged over random starts; a network whose variability is 0 has collapsed to a
-constant. Dense layers start here as torch.nn.Linear does: the text at hand does not say how the papers' do, and with
-a Kaiming start, whose weights are larger, dense networks of ReLU collapse later. Then the networks learn an 8 x 8
-checkerboard over the whole square (dense ones from a Kaiming start), and their lowest loss is kept.
+metric of the papers' first version, its geometric mean over random starts; a network whose variability is below 1e-9
+has collapsed to a constant, and counts as 1e-9 in the mean. Then the networks learn the authors' board of 8 x 8 blocks
+inside its margin (dense ones from a Kaiming start), and their lowest training loss is kept. Each kind of network has a
+JSON file of its own; the plot has all that are there.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib import pyplot
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from hanops.metrics import variability
 from hanops.models import FCNet, HanNet, Network
+from hanops.models.layers import start_orthogonal, weights
 
 from .checkerboard import POINTS, data, mesh
-from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, settings, write
+from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write, written
 from .options import natural, positive, run_program
-from .sweep import Recipe, Run, mean_squared_error, train
+from .sweep import Data, Recipe, Run, mean_squared_error, train
 
 COLLAPSED = 1e-9  # a variability below this is rounding in float64
-STARTS = 100  # random networks of each depth
+AT_A_TIME = 50  # random networks
+TITLES = {"fc-relu": "FC-ReLU", "fc-abs": "FC-ABS", "hannet": "HanNet"}
 
 KINDS: dict[str, Callable[[int, int], Network]] = {
     "fc-relu": lambda width, depth: FCNet(2, width, depth, 2),
@@ -49,35 +54,59 @@ def width_for(kind: str, depth: int, parameters: int) -> int:
     return width + (high - parameters < parameters - low)
 
 
-def start_as_torch_does(model: Network) -> Network:
-    """Draws the weights and biases of a dense network as torch.nn.Linear does, and returns it."""
-    for module in model.modules():
-        if isinstance(model, FCNet) and isinstance(module, nn.Linear):
-            module.reset_parameters()
-    return model
+STARTS: dict[str, Callable[[Tensor], object]] = {
+    "xavier": nn.init.xavier_normal_,
+    "orthogonal": start_orthogonal,
+    "torch": lambda weight: nn.init.uniform_(weight, -(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5),
+    "kaiming": lambda weight: None,  # as FCNet does
+}
 
 
 @torch.no_grad()
-def before_training(kind: str, depth: int, parameters: int) -> dict[str, Any]:
+def at_random(kind: str, width: int, depth: int, seed: int, start: str) -> Network:
+    """Returns the network of a seed in float64; weights of dense networks start as `start` says."""
+    torch.manual_seed(seed)
+    model = KINDS[kind](width, depth)
+    if kind != "hannet":
+        for weight in weights(model):
+            STARTS[start](weight)
+    return model.double()
+
+
+@torch.no_grad()
+def before_training(kind: str, depth: int, parameters: int, networks: int, start: str) -> dict[str, Any]:
     """Returns the variability of random networks of a depth, on the mesh of the checkerboard."""
     width = width_for(kind, depth, parameters)
-    singles = []
-    for seed in range(STARTS):
-        torch.manual_seed(seed)
-        singles.append(start_as_torch_does(KINDS[kind](width, depth)).double())
-    model = type(singles[0]).grouped(singles)
-    values = model(mesh().double().expand(STARTS, -1, -1))[..., 0].view(STARTS, POINTS, POINTS)
-    found = variability(values, 2 / (POINTS - 1))
-    logs = found.clamp_min(1e-300).log10().tolist()
+    parts = []
+    for first in range(0, networks, AT_A_TIME):
+        seeds = range(first, min(first + AT_A_TIME, networks))
+        singles = [at_random(kind, width, depth, seed, start) for seed in seeds]
+        model = type(singles[0]).grouped(singles)
+        values = model(mesh().double().expand(len(seeds), -1, -1))[..., 0].view(len(seeds), POINTS, POINTS)
+        parts.append(variability(values, 2 / (POINTS - 1)))
+    found = torch.cat(parts)
+    logs = found.clamp_min(COLLAPSED).log10()
     return {
         "depth": depth,
         "width": width,
         "parameters": size(singles[0]),
-        "variability, mean": found.mean().item(),
+        "variability, geometric mean": 10 ** logs.mean().item(),
         "variability, median": found.median().item(),
-        "log10 variability, mean and spread": mean_and_spread(logs),
+        "log10 variability, mean and spread": mean_and_spread(logs.tolist()),
         "collapsed to a constant, %": 100 * (found < COLLAPSED).double().mean().item(),
     }
+
+
+def learnt(kind: str, depth: int, points: Data, runs: list[Run], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains networks of a depth and returns the lowest training loss of each seed, at the best rate."""
+    make, width = KINDS[kind], width_for(kind, depth, arguments.parameters)
+    place = checkpoint(arguments, f"variability-{kind}-{depth}")
+    recipe = Recipe(arguments.iterations)
+    state = train(lambda: make(width, depth), runs, points, recipe, mean_squared_error, place, lower=True)
+    losses = best(state.history, "train", lower=True)
+    each = [min(losses[seed :: arguments.seeds]) for seed in range(arguments.seeds)]
+    row = {"depth": depth, "width": width, "parameters": size(make(width, depth)), "seconds": state.seconds}
+    return {**row, "loss": each, "loss, mean and spread": mean_and_spread(each)}
 
 
 def main() -> None:
@@ -90,44 +119,44 @@ def main() -> None:
     options.add_argument("--parameters", type=natural, default=3200, help="of the networks that learn")
     options.add_argument("--dense-parameters", type=natural, default=4000, help="of dense networks before training")
     options.add_argument("--han-parameters", type=natural, default=800, help="of HanNets before training")
+    options.add_argument("--networks", type=natural, default=3000, help="random networks of each depth")
+    start = "of dense weights before training; our text of the papers does not say which was theirs"
+    options.add_argument("--start", choices=list(STARTS), default="xavier", help=start)
+    options.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="which networks")
     arguments = options.parse_args()
     runs = [Run(seed, rate) for rate in arguments.rates for seed in range(arguments.seeds)]
-    points = data(runs, full=True, noise=0.0, device=arguments.device)
-    starts: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    learnt: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for kind, make in KINDS.items():
+    points = data(runs, full=False, noise=0.0, device=arguments.device, blocks=8)
+    for kind in arguments.kinds:
+        count = arguments.han_parameters if kind == "hannet" else arguments.dense_parameters
+        starts, rows = [], []
+        for depth in tqdm(arguments.depths, unit="depth"):
+            starts.append(before_training(kind, depth, count, arguments.networks, arguments.start))
         for depth in arguments.depths:
-            count = arguments.han_parameters if kind == "hannet" else arguments.dense_parameters
-            starts[kind].append(before_training(kind, depth, count))
-        for depth in arguments.depths:
-            width = width_for(kind, depth, arguments.parameters)
-            place = checkpoint(arguments, f"variability-{kind}-{depth}")
-            new = lambda m=make, w=width, d=depth: m(w, d)  # noqa: E731
-            state = train(new, runs, points, Recipe(arguments.iterations), mean_squared_error, place, lower=True)
-            losses = best(state.history, "train", lower=True)
-            each = [min(losses[seed :: arguments.seeds]) for seed in range(arguments.seeds)]  # the best rate of a seed
-            row = {"depth": depth, "width": width, "parameters": size(make(width, depth)), "seconds": state.seconds}
-            learnt[kind].append({**row, "loss": each, "loss, mean and spread": mean_and_spread(each)})
-            print(f"{kind}, {depth} hidden layers of {width}: lowest training loss {mean_and_spread(each)[0]:.2g}")
-    result = {"settings": settings(arguments), "starts": STARTS, "before training": starts, "learnt": learnt}
-    write(arguments.out / "variability.json", result)
-    plot(arguments.out / "variability.png", starts, learnt)
+            rows.append(learnt(kind, depth, points, runs, arguments))
+            shape, loss = f"{depth} hidden layers of {rows[-1]['width']}", rows[-1]["loss, mean and spread"]
+            print(f"{TITLES[kind]}, {shape}: lowest training loss {spread(loss, '.2g')}")
+        result = {"settings": settings(arguments), "before training": starts, "learnt": rows}
+        write(arguments.out / f"variability-{kind}.json", result)
+    plot(arguments.out / "variability.png", written(arguments.out, "variability", list(KINDS)))
 
 
-def plot(path: Path, starts: dict[str, list[dict[str, Any]]], learnt: dict[str, list[dict[str, Any]]]) -> None:
+def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Draws the variability before training, the part that collapsed, and the losses, over depth."""
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for kind, colour in zip(starts, COLOURS, strict=False):
-        depths = [row["depth"] for row in starts[kind]]
-        axes[0].plot(depths, [max(row["variability, mean"], 1e-12) for row in starts[kind]], "o-", c=colour, label=kind)
-        axes[1].plot(depths, [row["collapsed to a constant, %"] for row in starts[kind]], "o-", c=colour, label=kind)
-        axes[2].plot(depths, [row["loss, mean and spread"][0] for row in learnt[kind]], "o-", c=colour, label=kind)
-    axes[0].set(title="variability before training", xlabel="hidden layers", yscale="log")
+    for kind, colour in zip(KINDS, COLOURS, strict=False):
+        if kind not in results:
+            continue
+        starts, rows = results[kind]["before training"], results[kind]["learnt"]
+        options: dict[str, Any] = {"color": colour, "label": TITLES[kind], "marker": "o"}
+        depths = [row["depth"] for row in starts]
+        axes[0].plot(depths, [row["variability, geometric mean"] for row in starts], **options)
+        axes[1].plot(depths, [row["collapsed to a constant, %"] for row in starts], **options)
+        axes[2].plot(depths, [row["loss, mean and spread"][0] or math.nan for row in rows], **options)
+    axes[0].set(title="variability before training, geometric mean", xlabel="hidden layers", yscale="log")
     axes[1].set(title="collapsed to a constant, % of random networks", xlabel="hidden layers", ylim=(-3, 103))
-    axes[2].set(title="lowest training loss, 8 x 8 board", xlabel="hidden layers", yscale="log")
+    axes[2].set(title="lowest training loss, 8 x 8 board, mean", xlabel="hidden layers", yscale="log")
     axes[0].legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, path)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 checkerboard = pytest.importorskip("examples.checkerboard")
 
-from examples.experiment import best, mean_and_spread, summary  # noqa: E402
+from examples.experiment import best, mean_and_spread, save_plot, spread, summary  # noqa: E402
 from examples.sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +40,14 @@ def test_board():
     assert checkerboard.board(full=True)[1][:, 0].mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_board_of_8_blocks():
+    """8 x 8 blocks of 9 x 9 points inside the margin, as a Kronecker product has them."""
+    label = checkerboard.board(full=False, blocks=8)[1][:, 0].view(81, 81)
+    blocks = torch.kron(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4), torch.ones(9, 9))
+    assert torch.equal(label[4:76, 4:76], blocks)
+    assert label.sum() == blocks.sum()
+
+
 def test_data():
     points = checkerboard.data(RUNS, full=False, noise=0.0, device="cpu")
     assert points.x.shape == (4, 1640, 2)
@@ -52,9 +60,10 @@ def test_data():
 
 
 def test_accuracy():
-    outputs = torch.tensor([[[0.9, 0.6], [0.4, 0.6], [0.1, -0.2], [float("nan"), 0.0]]])
-    targets = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])
-    assert checkerboard.accuracy(outputs, targets).tolist() == [50]
+    """As the authors' code counts: the mean of both outputs, cut at 0.5."""
+    outputs = torch.tensor([[[0.9, 0.2], [0.4, 0.5], [0.1, -0.2], [math.nan, 0.0], [0.5, 0.5]]])
+    targets = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]])
+    assert checkerboard.accuracy(outputs, targets).tolist() == [40]
 
 
 def test_rate():
@@ -116,7 +125,11 @@ def test_figures():
     assert best(history, lower=True) == [0.1, 0.2]
     assert best([{"test": [math.nan, math.nan]}, {"test": [0.5, math.nan]}], lower=True) == [0.5, math.inf]
     assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
-    assert mean_and_spread([2.0]) == (2.0, 0.0)
+    assert mean_and_spread([2.0])[0] == 2.0
+    assert math.isnan(mean_and_spread([2.0])[1])
+    assert spread(mean_and_spread([1.0, 3.0])) == "2.00 ± 1.41"
+    assert spread(mean_and_spread([2.0]), ".3f") == spread((2.0, None), ".3f") == "2.000"
+    assert spread((None, None)) == spread((math.inf, 1.0)) == spread(None) == "-"
     found = summary([Run(0, 0.1), Run(0, 0.2)], history)["best setting of each seed"]
     assert found["rate"] == [0.2]
     assert found["test, best"] == [0.9]
@@ -156,8 +169,34 @@ def test_epochs():
     assert rows.shape == (6, 10)
     assert all(rows[epoch : epoch + 3].unique().numel() == 30 for epoch in (0, 3))
     few = Data(*(torch.zeros(4, 9, 2) for _ in range(4)))
-    with pytest.raises(ValueError, match="one batch of 10 rows, got 9"):
+    with pytest.raises(ValueError, match="a batch of 10 rows needs as many to train on, got 9"):
         train(small, RUNS, few, Recipe(9, batch=10, epochs=True), checkerboard.accuracy)
+
+
+def test_batches_without_replacement():
+    """No row is twice in a batch, batches do not depend on each other, and each row is as likely as any other."""
+    recipe = Recipe(400, batch=30, every=400)
+    rows = draw(torch.Generator().manual_seed(0), recipe, 40)
+    assert rows.shape == (400, 30)
+    assert all(batch.unique().numel() == 30 for batch in rows)
+    counts = rows.flatten().bincount(minlength=40) / 400
+    torch.testing.assert_close(counts, torch.full((40,), 0.75), atol=0.1, rtol=0)
+    assert rows[:, 0].unique().numel() == 40
+    few = Data(*(torch.zeros(4, 9, 2) for _ in range(4)))
+    with pytest.raises(ValueError, match="a batch of 10 rows needs as many to train on, got 9"):
+        train(small, RUNS, few, Recipe(9, batch=10), checkerboard.accuracy)
+
+
+def test_a_plot_is_small_and_whole(tmp_path):
+    """A picture of many greys takes under 100 KB, and no other file is left."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(10, 4.4))
+    axes.imshow(torch.rand(241, 241).numpy(), cmap="gray")
+    save_plot(figure, tmp_path / "plot.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]
+    assert 10_000 < (tmp_path / "plot.png").stat().st_size < 100_000
+    assert not pyplot.fignum_exists(figure.number)
 
 
 @pytest.mark.parametrize("model", ["hannet", "orth-abs"])

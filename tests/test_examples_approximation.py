@@ -31,7 +31,7 @@ def test_networks():
 @pytest.mark.parametrize("teacher", approximation.KINDS)
 def test_data(teacher):
     runs = [Run(seed, rate) for rate in (0.1, 0.2) for seed in (0, 1)]
-    found = approximation.data(runs, teacher, 3, 20, False, "cpu")
+    found = approximation.data(runs, teacher, 3, 20, "cpu")
     assert found.x.shape == (4, 2000, 3)
     assert found.test_target.shape == (4, 10000, 1)
     assert torch.equal(found.x[0], found.x[2])  # of one seed
@@ -39,29 +39,27 @@ def test_data(teacher):
     assert -1 <= found.test_x.min() < -0.99
     assert 0.99 < found.test_x.max() <= 1
     torch.testing.assert_close(found.test_x.mean((0, 1)), torch.zeros(3), atol=0.03, rtol=0)
-    x, y = approximation.points(teacher, 3, 20, 1, False)
+    x, y = approximation.points(teacher, 3, 20, 1)
     torch.manual_seed(1)
     student = approximation.network(teacher, 3, 20)
     assert torch.equal(y[:2000], found.target[1])
     assert not torch.allclose(student(x), y)  # another network than the teacher
 
 
-def test_start_of_the_teachers():
-    """Kaiming's start keeps the variance through ReLU layers; torch's own divides it by 6 in each dense layer."""
-    sizes = torch.stack(
-        [
-            torch.stack([approximation.points("FC-1", 4, 50, seed, kaiming)[1].std() for seed in range(60)])
-            for kaiming in (True, False)
-        ]
-    )
-    larger, own = sizes.square().mean(1).sqrt()
-    assert larger / own == pytest.approx(6**1.5, rel=0.15)
-    assert torch.equal(*(approximation.points("Han-3", 4, 50, 0, kaiming)[1] for kaiming in (True, False)))
+@pytest.mark.parametrize("kind", approximation.KINDS)
+def test_start(kind):
+    """All dense weights are orthogonal, those of students as those of teachers."""
+    torch.manual_seed(0)
+    dense = [m.weight for m in approximation.network(kind, 4, 50).modules() if isinstance(m, torch.nn.Linear)]
+    assert len(dense) == (3 if kind == "FC-1" else 2)
+    for weight in dense:
+        short = weight if weight.shape[0] <= weight.shape[1] else weight.t()
+        torch.testing.assert_close(short @ short.t(), torch.eye(len(short)), atol=1e-5, rtol=0)
 
 
 def test_a_diverged_network_is_never_the_best():
     runs = [Run(0, rate) for rate in (1e9, 0.01)]
-    taught = approximation.data(runs, "FC-1", 2, 10, False, "cpu")
+    taught = approximation.data(runs, "FC-1", 2, 10, "cpu")
     make = lambda: approximation.network("FC-1", 2, 10)  # noqa: E731
     state = train(make, runs, taught, Recipe(40, every=20), root_mean_squared_error, lower=True)
     assert best(state.history, lower=True)[0] == math.inf
@@ -75,10 +73,10 @@ def test_approximation(tmp_path, monkeypatch):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("RMSE") == 4
-    first = json.loads((tmp_path / "approximation.json").read_text())["results"]
+    first = json.loads((tmp_path / "approximation-width8.json").read_text())["results"]
     monkeypatch.setattr("sys.argv", ["approximation.py", *options, "--inputs", "2", "5"])
     approximation.main()
-    results = json.loads((tmp_path / "approximation.json").read_text())["results"]
+    results = json.loads((tmp_path / "approximation-width8.json").read_text())["results"]
     assert results[:4] == first  # not trained again: even the seconds
     assert [row["pair"] for row in results[4:]] == [
         "FC-1 by FC-1",
@@ -87,9 +85,9 @@ def test_approximation(tmp_path, monkeypatch):
         "Han-3 by Han-3",
     ]
     for row in results:
-        _, targets = approximation.points(row["pair"].split(" by ")[0], row["inputs"], 8, 1, False)
+        _, targets = approximation.points(row["pair"].split(" by ")[0], row["inputs"], 8, 1)
         assert row["deviation of the teacher"][1] == pytest.approx(targets[2000:].std().item(), rel=1e-3)
         assert row["RMSE, mean and spread"][0] == pytest.approx(sum(row["RMSE"]) / 2)
         assert row["networks"] == 4
         assert len(row["RMSE of each setting"]) == 2
-    assert (tmp_path / "approximation.png").stat().st_size > 10_000
+    assert (tmp_path / "approximation-width8.png").stat().st_size > 5_000

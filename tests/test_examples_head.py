@@ -67,7 +67,7 @@ def test_head(tmp_path):
     result = json.loads((tmp_path / "head-small.json").read_text())
     assert result["rows"] == {"train": 40, "test": 20, "features": 8}
     for model, parameters in (("han", 9 * 30 + 3 * 60 + 31 * 3), ("linear", 9 * 3)):
-        assert f"{model}, {parameters} parameters" in done.stdout
+        assert f"{head.HEADS[model]}, {parameters} parameters" in done.stdout
         each = result[model]["best setting of each seed"]
         assert len(each["test, best"]) == 2
         assert all(best <= last for best, last in zip(each["test, best"], each["test, last"], strict=True))

@@ -202,6 +202,7 @@ def test_finished(tmp_path):
 def test_robustness(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "examples.robustness", "--seeds", "2", "--epochs", "2", "--depth", "3"]
     command += ["--images", "20", "--pgd-steps", "3", "--cw-steps", "4", "--steps", "2", "--cw", "1"]
+    command += ["--decays", "0.001", "0.01"]
     command += ["--out", str(tmp_path)]
     done = subprocess.run([*command, "--linf", "0.1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 VERBS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
 GIVEN = re.findall(r"\$\(call given,([A-Z_ ]+)\)", (ROOT / "Makefile").read_text())
-VARIABLES = {name: "value" for names in ["BASE", *GIVEN] for name in names.split()}
+VARIABLES = {name: "value" for names in ["BASE PART", *GIVEN] for name in names.split()}
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
@@ -44,6 +44,15 @@ def test_a_comparison_needs_a_base():
     done = subprocess.run(["make", "bench-compare"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "BASE=<rev>" in done.stderr
+
+
+@needs_make
+def test_a_part_needs_its_number():
+    (part,) = commands("paper-part", PART="3", DATA="there")
+    assert part == ["examples.paper", "--part", "3", "--data", '"there"']
+    done = subprocess.run(["make", "paper-part"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "PART=1" in done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

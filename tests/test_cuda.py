@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hanops
-from hanops.profiling import resources
+from hanops.profiling import machine_code, resources
 
 from . import emulation
 from .accuracy import check, problem, stack
@@ -124,7 +124,7 @@ def test_warps_add_up_their_rows(emulator, sms, rows, features, storage, sums):
     """Where a warp holds several narrow rows, it leaves one partial sum of them."""
     emulator.set_sms(sms)
     told = plan(emulator, rows, features, 3, backward=True, wide=storage == torch.float64)
-    assert told.startswith("1 row, ") and told.endswith(f", {sums} partial sums"), told
+    assert re.fullmatch(rf"1 row, .*, {sums} partial sums", told), told
     check(stack, problem(rows, features, 3, storage))
 
 
@@ -295,7 +295,8 @@ def test_every_tile_compiles_for_sm_90_without_a_spill():
     kernels = [k for file in (emulation.BUILD / "cuda" / "sm_90").glob("*.txt") for k in resources.read_report(file)]
     assert len(kernels) == kernels_in_the_tables()
     assert all(k.registers > 0 for k in kernels)
-    assert not [k for k in kernels if k.stack or k.spill_stores or k.spill_loads]
+    spilling = {k.kernel for k in kernels if k.stack or k.spill_stores or k.spill_loads}
+    assert spilling <= set(machine_code.ONCE_A_TILE)  # test_machine_code.py looks at where
 
 
 @needs_nvcc

@@ -64,7 +64,24 @@ def test_stores_in_parts_and_local_memory():
     code = at_once("LDG.E.64", 32) * 2 + at_once("LDG.E.128", 32)
     code += [Instruction("STG.E.U16", 7, 0)] * 256 + STORES[32:] + [Instruction("STL.64", 7, 0)]
     faults = machine_code.examine(KERNEL, code).faults
-    assert faults == ("1 accesses to local memory", "32 stores are missing that take 8 bytes of a row at once")
+    local = "1 accesses to local memory, 0 of them in the loop over layers"
+    assert faults == (local, "32 stores are missing that take 8 bytes of a row at once")
+
+
+@pytest.mark.parametrize(("spill", "in_loop"), [(0x20, 0), (0x40, 1), (0x60, 0)])
+def test_local_memory_in_the_loop_over_layers(spill, in_loop):
+    """Of the loop over tiles, from 0x10, and the one over layers in it, from 0x30, the latter has the sums."""
+    jumps = {0x50: 0x30, 0x70: 0x10, 0x80: 0x90}
+    code = [
+        Instruction("BRA" if at in jumps else "SHFL.BFLY" if at == 0x30 else "LDL" if at == spill else "FADD", 7, 0,
+                    address=at, target=jumps.get(at))
+        for at in range(0, 0xA0, 0x10)
+    ]  # fmt: skip
+    assert [i.address for i in machine_code.loop_over_layers(code)] == [0x30, 0x40, 0x50]
+    found = machine_code.examine("finish<float>", code)
+    assert found.faults == (f"1 accesses to local memory, {in_loop} of them in the loop over layers",)
+    allowed = next(iter(machine_code.ONCE_A_TILE))
+    assert any("local memory" in fault for fault in machine_code.examine(allowed, code).faults) == bool(in_loop)
 
 
 def test_reads_a_listing():
@@ -80,6 +97,9 @@ def test_reads_a_listing():
         /*00d0*/                   BRA 0x100 ;                      /* 0x0000000000087947 */
                                                                     /* 0x000fec0003800000 */
 """
+    assert [(i.address, i.target) for i in machine_code.parse(listing)["_Z7forwardv"]] == [
+        (0x10, None), (0x80, None), (0xC0, 0x100), (0xD0, 0x100)
+    ]  # fmt: skip
     assert machine_code.parse(listing) == {
         "_Z7forwardv": [
             Instruction("LDC.64", 0, 0),

@@ -13,30 +13,38 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 IN_FLIGHT = 16  # row loads of a warp that must be in flight at least, or all that a tile has
 LATE = 2  # loads of a width in a kernel that may have fewer beside them
+# Accesses to local memory that a kernel may have once a tile, outside of its loop over layers. 512 threads leave 128
+# registers to hold 64 elements and what else a tile needs.
+ONCE_A_TILE = {"axis_backward<1, true>": 32}
 
 # An instruction, and of its 128 bits the high word, whose bits 46 to 57 are about scoreboards, as on Volta
 # (Jia et al. 2018, arXiv:1804.06826): 3 bits for the one that the result sets, 3 that are not used here, and a mask of
 # those that the instruction waits for.
 _INSTRUCTION = re.compile(
-    r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+ +)?([\w.]+)\s*([^;]*);\s+/\* 0x[0-9a-f]{16} \*/\n\s+/\* 0x([0-9a-f]{16}) \*/"
+    r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+ +)?([\w.]+)\s*([^;]*);\s+/\* 0x[0-9a-f]{16} \*/\n\s+/\* 0x([0-9a-f]{16}) \*/"
 )
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}  # bytes of a lane, of an access; else 4
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What an instruction does to memory and scoreboards; `leaves`: the next one in memory never follows it."""
+    """What an instruction does to memory and scoreboards; `leaves`: the next one in memory never follows it.
+
+    address and target: of the instruction, and of what it may jump to.
+    """
 
     opcode: str
     sets: int
     waits: int  # bit s: for scoreboard s
     leaves: bool = False
+    address: int = field(default=0, compare=False)
+    target: int | None = field(default=None, compare=False)
 
     @property
     def width(self) -> int:
@@ -99,6 +107,20 @@ def runs(code: list[Instruction]) -> dict[int, list[int]]:
     return closed
 
 
+def loop_over_layers(code: list[Instruction]) -> list[Instruction]:
+    """Returns the smallest loop with more than half of a kernel's sums over lanes; nothing where none has."""
+    sums = [instruction.address for instruction in code if instruction.opcode.startswith("SHFL")]
+    jumps = ((i.target, i.address) for i in code if i.target is not None and i.target < i.address)
+    loops = [(first, last) for first, last in jumps if 2 * sum(first <= at <= last for at in sums) > len(sums)]
+    first, last = min(loops, key=lambda loop: loop[1] - loop[0], default=(0, -1))
+    return [instruction for instruction in code if first <= instruction.address <= last]
+
+
+def local_accesses(code: list[Instruction]) -> int:
+    """Returns how many instructions access local memory."""
+    return sum(instruction.opcode.startswith(("LDL", "STL")) for instruction in code)
+
+
 @dataclass(frozen=True)
 class MachineCode:
     """What a kernel's machine code does with rows. `in_flight`: row loads, for each size of an element."""
@@ -112,9 +134,9 @@ class MachineCode:
 def examine(kernel: str, code: list[Instruction]) -> MachineCode:
     """Says what a kernel does with rows, and what of that is slow."""
     tile, faults = tile_of(kernel), []
-    local = sum(instruction.opcode.startswith(("LDL", "STL")) for instruction in code)
-    if local:
-        faults.append(f"{local} accesses to local memory")
+    local, of_layers = local_accesses(code), local_accesses(loop_over_layers(code))
+    if local > ONCE_A_TILE.get(kernel, 0) or of_layers:
+        faults.append(f"{local} accesses to local memory, {of_layers} of them in the loop over layers")
     if tile is None:
         return MachineCode(kernel, local, (), tuple(faults))
     found, in_flight = runs(code), []
@@ -140,11 +162,13 @@ def parse(listing: str) -> dict[str, list[Instruction]]:
     parts = re.split(r"^\s*Function : (\S+)\s*$", listing, flags=re.MULTILINE)
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         code = functions[name] = []
-        for predicate, opcode, operands, word in _INSTRUCTION.findall(body):
+        for address, predicate, opcode, operands, word in _INSTRUCTION.findall(body):
             control = int(word, 16) >> 46
             conditional = predicate or re.match(r"!?U?P\d", operands)
             leaves = not conditional and opcode.split(".")[0] in ("BRA", "EXIT", "RET", "BRX")
-            code.append(Instruction(opcode, control & 7, control >> 6 & 63, leaves))
+            jump = re.search(r"\b0x([0-9a-f]+)$", operands.strip()) if opcode.startswith("BRA") else None
+            target = int(jump[1], 16) if jump else None
+            code.append(Instruction(opcode, control & 7, control >> 6 & 63, leaves, int(address, 16), target))
     return functions
 
 

@@ -195,8 +195,8 @@ def second(out: Path, rehearse: bool, programs: list[str]) -> list[Part]:
             ("program", "programs"),
             optional=True,
         ),
-        Part("tests of Triton", tests(*kind, *quiet, device="cpu" if rehearse else "cuda"), 100, (), read_tests),
-        Part(groups, benchmarks(groups, 70, out, "--resume", rehearse=rehearse), 90, ("native",), read_benchmarks),
+        Part("tests of Triton", tests(*kind, *quiet, device="cpu" if rehearse else "cuda"), 115, (), read_tests),
+        Part(groups, benchmarks(groups, 58, out, "--resume", rehearse=rehearse), 75, ("native",), read_benchmarks),
     ]
 
 

@@ -253,7 +253,7 @@ def test_saved_bytes():
 @pytest.mark.parametrize("wide", [False, True])
 def test_explanation(backend, device, wide):
     """Where a backend has no kernels for an axis, `explain` says so, and the words of signs are those of rows."""
-    most = min(choice.AXIS_FEATURES.get(backend, 0), 400)
+    most = min(choice.AXIS_FEATURES.get(backend, 0), 600)
     for features in {5, most, most + 1} - {0}:
         x = torch.randn(2, features, 3, device=device, dtype=torch.float64 if wide else torch.float32)
         u = torch.randn(1, features, device=device, dtype=x.dtype, requires_grad=True)

@@ -291,6 +291,9 @@ def test_variability(tmp_path, monkeypatch):
     run(monkeypatch, "variability", *words, "--out", tmp_path)
     found = {kind: json.loads((tmp_path / f"variability-{kind}.json").read_text()) for kind in variability.KINDS}
     assert [row["depth"] for row in found["hannet"]["before training"]] == [2, 4]
+    tried = found["fc-abs"]["variability of each start"]
+    assert list(tried) == list(variability.STARTS)
+    assert tried["xavier"] == [row["variability, geometric mean"] for row in found["fc-abs"]["before training"]]
     assert all(abs(row["parameters"] - 3200) < 120 for row in found["fc-relu"]["learnt"])
     assert (tmp_path / "variability.png").exists()
 
@@ -331,6 +334,17 @@ def test_verdicts():
     assert results_verdicts.measured("a", "b", (1.0, None), [1.0], "full").ours == "1.00"
 
 
+def test_the_better_of_two_optimizers(tmp_path):
+    """Of each seed, and the deviation is that of all teachers."""
+    (tmp_path / "full").mkdir()
+    for stem, errors in (("approximation", [0.1, 0.4]), ("approximation-sgd", [0.2, 0.3])):
+        row = {"inputs": 2, "pair": "FC-1 by FC-1", "RMSE": errors, "deviation of the teacher": [1.0, 3.0]}
+        (tmp_path / "full" / f"{stem}.json").write_text(json.dumps({"command": stem, "results": [row]}))
+    found = results_tables.Results(tmp_path)
+    assert results_verdicts.fitted(found, 2, "FC-1 by FC-1") == ([0.1, 0.3], 2.0)
+    assert results_verdicts.fitted(found, 3, "FC-1 by FC-1") is None
+
+
 def test_the_list_of_what_is_not_run(tmp_path):
     """It has every experiment of the table."""
     text = results.not_run(results_tables.Results(tmp_path))
@@ -343,6 +357,9 @@ def test_a_short_run_says_so():
     assert results_tables.setting(found, epochs=300) == "full"
     assert results_tables.setting(found, iterations=40_000) == "short run: 20,000 of 40,000 iterations"
     assert results_tables.setting(found, epochs=300, rates=10) == "full; 2 of 10 rates"
+    found["settings"]["width"] = 50
+    text = "short run: width 50 of 200, 20,000 of 40,000 iterations; 2 of 10 rates"
+    assert results_tables.setting(found, iterations=40_000, width=200, rates=10) == text
 
 
 def test_all_plots_are_shown_and_small():

@@ -6,10 +6,11 @@ import statistics
 
 from . import paper_figures as paper
 from .experiment import TITLES, mean_and_spread, spread
+from .paper_table import EXPERIMENTS
 from .results_tables import Results, seeds_and_rates, setting, significant, table
 from .results_verdicts import HIGH, KINDS, NEAR_0, activations, fitted
 
-APPROXIMATIONS = ("approximation", "approximation-sgd", "approximation-width30", "approximation-width100")
+APPROXIMATIONS = [experiment.stem for experiment in EXPERIMENTS if experiment.program == "approximation"]
 NEAR = 1.6  # times the paper's error
 
 
@@ -212,6 +213,7 @@ def approximation(results: Results) -> str:
         return spread(row["RMSE, mean and spread"], ".5f") if row else "not run"
 
     rows, others, within = [], [], 0
+    wide = [stem for stem in files if "-width" in stem]
     for inputs, pairs in paper.APPROXIMATION.items():
         for pair, figure in pairs.items():
             both = [cell(stem, inputs, pair) for stem in APPROXIMATIONS[:2]]
@@ -224,7 +226,7 @@ def approximation(results: Results) -> str:
             else:
                 both += [""] * 3
             rows.append([str(inputs), pair, f"{figure:.5f}", *both])
-            others.append([str(inputs), pair, *(cell(stem, inputs, pair) for stem in APPROXIMATIONS[2:])])
+            others.append([str(inputs), pair, *(cell(stem, inputs, pair) for stem in wide)])
     sweeps = []
     for stem, found in files.items():
         own = found["settings"]
@@ -238,9 +240,9 @@ matrices, those of teachers and of students, and each seed, which has a teacher 
 rate, weight decay and optimizer. Width 50: {within} of {len(rows)} are at most {NEAR} times the paper's.
 
 {table([*head, "% of the target's deviation"], rows)}
-The paper has plots for the widths 30 to 100. RMSE of ours, by Adam:
+The paper has plots for the widths 30 to 100. RMSE of ours:
 
-{table(["inputs", "teacher by student", "width 30", "width 100"], others)}
+{table(["inputs", "teacher by student", *(stem.removeprefix("approximation-") for stem in wide)], others)}
 {chr(10).join(sweeps)}
 
 {results.commands()}

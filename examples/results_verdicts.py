@@ -14,7 +14,17 @@ from .experiment import TITLES, mean_and_spread, spread
 from .paper_table import EXPERIMENTS
 from .results_tables import ALL_RATES, Results, setting, table
 
-INSIDE = ("within 2 standard errors", "within the spread", "agrees", "equal")
+INSIDE = ("within 2 s.e.", "within the spread")
+COLUMNS = {  # of the summary: the verdicts that each counts
+    "2 s.e.": (INSIDE[0],),
+    "spread": (INSIDE[1],),
+    "better": ("outside, better",),
+    "worse": ("outside, worse",),
+    "agrees": ("agrees", "equal", "shown"),
+    "disagrees": ("disagrees",),
+    "one run": ("one run",),
+    "not run": ("not run",),
+}
 KINDS = {"fc-relu": "FC-ReLU", "fc-abs": "FC-ABS", "hannet": "HanNet"}  # of the networks over depth
 HIGH = 95  # test accuracy in % of a run that found the board under noise
 NEAR_0 = 0.01  # of a training loss on the board
@@ -38,7 +48,7 @@ class Row:
 def missing(where: str, what: str, figure: str, stem: str) -> Row:
     """Returns the row of an experiment without a result: why there is none."""
     (experiment,) = (e for e in EXPERIMENTS if e.stem == stem)
-    return Row(where, what, figure, verdict=f"not run: {experiment.why_not()}")
+    return Row(where, what, figure, verdict=f"not run: {experiment.why_not().partition(' has not run')[0]}")
 
 
 def judged(figure: float, own: float | None, values: Sequence[float], lower: bool) -> str:
@@ -105,7 +115,7 @@ def checkerboard(results: Results) -> list[Row]:
             rows.append(measured(where, what, figure, found["best setting of each seed"][key], run))
         ours = activations(stem)
         same = abs(100 * ours / parameters - ratio) < 0.015
-        verdict = "equal" if same else f"misprint most likely: {ours:,} activations"
+        verdict = "equal" if same else f"disagrees: a misprint most likely, of {ours:,} activations"
         rows.append(
             Row(
                 "checkerboard, parameters, AR %",
@@ -115,7 +125,7 @@ def checkerboard(results: Results) -> list[Row]:
                 verdict=verdict,
             )
         )
-    where = "checkerboard, what networks learnt (v1, figure 5)"
+    where = "checkerboard, plots (v1, figure 5)"
     for stem in ("hannet", "fcnet1"):
         rows.append(pictured(results, where, TITLES[stem], f"checkerboard-{stem}"))
     for stem, (name, best, _) in paper.NOISE.items():
@@ -324,7 +334,7 @@ def regression(results: Results) -> list[Row]:
                     values = found["models"][model][f"test {kind}, best"]
                     rows.append(measured(where, what, (figure, None), values, run, ".3f", lower))
             if part == 0.8:
-                rows.append(pictured(results, "regression, normalised RMSE over epochs (v1, figure 6)", name, file))
+                rows.append(pictured(results, "regression, plots (v1, figure 6)", name, file))
     for stem, ratio in paper.REGRESSION_RATIOS.items():
         found = results.peek(f"regression-{stem}-0.8-whole")
         where, what = "regression, AR %", f"{paper.REGRESSION[stem][0]}, HanNet"
@@ -351,7 +361,7 @@ def without_data(_: Results) -> list[Row]:
             rows.append(Row(where, name, f"STL-10 {stl}, CIFAR-10 {ten}, CIFAR-100 {hundred}"))
     for name, _size, (top1, top5) in paper.IMAGENET.values():
         rows.append(Row("ImageNet-64, error %", name, f"top-1 {top1}, top-5 {top5}"))
-    rows.append(Row("head on LaNet's features of CIFAR-10, error %", "Han head", paper.HEAD))
+    rows.append(Row("head on LaNet's features, error %", "Han head", paper.HEAD))
     return rows
 
 
@@ -363,19 +373,40 @@ def all_rows(results: Results) -> list[Row]:
     return [row for section in SECTIONS for row in section(results)]
 
 
+def detail(rows: list[Row]) -> str:
+    """Returns the rows of a table or plot, without the columns that are empty in all of them."""
+    columns = {
+        "figure": [row.what for row in rows],
+        "paper": [row.paper for row in rows],
+        "ours": [row.ours for row in rows],
+        "n": [row.n for row in rows],
+        "median": [row.median for row in rows],
+        "verdict": [row.verdict for row in rows],
+        "run": [row.run for row in rows],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return table(list(shown), zip(*shown.values(), strict=True))
+
+
 def verdicts(results: Results) -> str:
-    """The table of all figures, with the count of each verdict."""
+    """A row for each table and plot, with the count of each verdict, and a row for each figure in them."""
     rows = all_rows(results)
-    kinds = Counter(row.verdict.partition(":")[0] for row in rows)
-    counted = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-    head = ["table or plot", "figure", "paper", "ours", "n", "median", "verdict", "run"]
-    cells = [[r.where, r.what, r.paper, r.ours, r.n, r.median, r.verdict, r.run] for r in rows]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.where, []).append(row)
+
+    def counted(of: list[Row]) -> list[str]:
+        kinds = Counter(row.verdict.partition(":")[0] for row in of)
+        return [str(len(of)), *(str(sum(kinds[kind] for kind in column) or "") for column in COLUMNS.values())]
+
+    summary = [[where, *counted(own)] for where, own in groups.items()]
+    summary.append(["all", *counted(rows)])
+    tables = [f"**{where[0].upper()}{where[1:]}**\n\n{detail(own)}" for where, own in groups.items()]
     return f"""## Every figure of both papers
 
-A row for each figure of a table, and for what is said of a plot. 'Within 2 standard errors': the paper's figure is no
-farther from our mean than twice our deviation over the root of n. 'Within the spread': no farther than twice the larger
-of both deviations. 'Outside' says on which side. Rows of label noise have one run of the paper's.
+'Within 2 s.e.': the paper's figure is no farther from our mean than two standard errors, twice our deviation over the
+root of n. 'Within the spread': no farther than twice the larger of both deviations. Outside, ours is better or worse.
+What is said of a plot agrees or not; a plot without a figure is shown, and counted with what agrees.
 
-Of {len(rows)} rows: {counted}.
-
-{table(head, cells)}"""
+{table(["table or plot", "rows", *COLUMNS], summary)}
+{chr(10).join(tables)}"""

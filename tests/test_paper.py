@@ -323,7 +323,7 @@ def test_verdicts():
         return results_verdicts.judged(figure, own, values, lower=False)
 
     values = [98.0, 99.0, 100.0, 99.0]  # 99 ± 0.82
-    assert judge(99.8, values) == "within 2 standard errors"
+    assert judge(99.8, values) == "within 2 s.e."
     assert judge(100.5, values) == "within the spread"
     assert judge(102.0, values) == "outside, worse"
     assert judge(96.0, values) == "outside, better"
@@ -332,6 +332,20 @@ def test_verdicts():
     row = results_verdicts.measured("a", "b", (1.0, None), [1.0, None], "full")
     assert (row.ours, row.verdict) == ("a seed diverged", "outside, worse")
     assert results_verdicts.measured("a", "b", (1.0, None), [1.0], "full").ours == "1.00"
+
+
+def test_the_counts_of_verdicts():
+    """Every row is counted once: the summary's columns have all verdicts."""
+    lines = results_verdicts.verdicts(results_tables.Results(paper.RESULTS)).splitlines()
+    rows = results_verdicts.all_rows(results_tables.Results(paper.RESULTS))
+    counts = {
+        cells[0].strip(): [int(cell) if cell.strip() else 0 for cell in cells[1:]]
+        for line in lines[: lines.index(next(line for line in lines if line.startswith("| all"))) + 1]
+        if line.startswith("| ") and (cells := line.strip("|").split("|"))[1].strip().isdigit()
+    }
+    assert counts["all"][0] == len(rows) == sum(counts["all"][1:])
+    assert set(counts) - {"all"} == {row.where for row in rows}
+    assert all(total == sum(each) for total, *each in counts.values())
 
 
 def test_the_better_of_two_optimizers(tmp_path):

@@ -174,6 +174,7 @@ def main() -> None:
     rate = result["best setting of each seed"]["rate"][0]
     group = arguments.rates.index(rate) * arguments.seeds  # of seed 0
     line = f"{title}, {result['parameters']:,} parameters, seed 0 at the rate {rate:g}"
+    line += f", {100 * arguments.noise:g} % of the labels flipped" if arguments.noise else ""
     line += f": {state.history[-1]['test'][group]:.2f} % of the test at the last iteration"
     plot(arguments.out / f"{name}.png", state.model, group, points, state.history, line)
 

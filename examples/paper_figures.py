@@ -73,7 +73,7 @@ ROBUSTNESS = {
 }
 # blocks after the stem: parameters in millions, top-1 error on STL-10, CIFAR-10, CIFAR-100, %
 MIXERS = {
-    "stem": ("none", "1.82", (18.2, 7.2, 27.8)),
+    "stem": ("stem alone", "1.82", (18.2, 7.2, 27.8)),
     "mlp2": ("MLP(2)", "2.89", (18.2, 5.3, 27.2)),
     "mlp4": ("MLP(4)", "3.96", (18.7, 5.5, 27.1)),
     "han16": ("Han(16)", "1.86", (15.3, 5.9, 26.7)),
@@ -90,7 +90,7 @@ MOBILEVITS = {
 }
 # ImageNet-64. blocks after the stem: parameters in millions, top-1 and top-5 error, %
 IMAGENET = {
-    "stem": ("none", "8.28", (55.7, 31.2)),
+    "stem": ("stem alone", "8.28", (55.7, 31.2)),
     "mlp4": ("MLP(4)", "16.7", (44.2, 21.2)),
     "mlp8": ("MLP(8)", "27.2", (42.6, 20.2)),
     "han16": ("Han(16)", "8.35", (48.9, 26.1)),

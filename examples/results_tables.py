@@ -50,10 +50,9 @@ class Results:
             self.used.append(f"- `{found['command']}` ({kind}{f', {seconds:,.0f} s' if seconds else ''})")
         return found
 
-    def starting(self, start: str) -> dict[str, dict[str, Any]]:
-        """Returns the results whose stems start so, by the rest of the stem."""
-        stems = [stem for stem in self.files if stem.startswith(start)]
-        return {stem.removeprefix(start): found for stem in stems if (found := self.get(stem)) is not None}
+    def each(self, start: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Returns the results of the stems {start}-{name} that there are, by their names."""
+        return {name: found for name in names if (found := self.get(f"{start}-{name}")) is not None}
 
     def commands(self) -> str:
         """Returns the commands of what was read since the last call."""
@@ -96,11 +95,20 @@ def setting(found: dict[str, Any], **wanted: int) -> str:
 
     Args:
         found: of a JSON file.
-        wanted: the papers' settings, by the names of the options; `rates` is their number.
+        wanted: the papers' settings, by the names of the options; of lists, such as `rates`, how many there are.
     """
     own = found["settings"]
-    short = [f"{own[key]:,} of {value:,} {key}" for key, value in wanted.items() if key != "rates" and own[key] < value]
-    words = [f"short run: {', '.join(short)}"] if short else ["full"]
-    if len(own.get("rates", ())) < wanted.get("rates", 0):
-        words.append(f"{len(own['rates'])} of {wanted['rates']} rates")
-    return "; ".join(words)
+    lists = {key: value for key, value in wanted.items() if isinstance(own[key], list)}
+    numbers = {key: value for key, value in wanted.items() if key not in lists and own[key] < value}
+    width = [f"width {own['width']} of {numbers.pop('width')}"] if "width" in numbers else []
+    short = width + [f"{own[key]:,} of {value:,} {key}" for key, value in numbers.items()]
+    few = [f"{len(own[key])} of {value} {key}" for key, value in lists.items() if len(own[key]) < value]
+    return "; ".join([f"short run: {', '.join(short)}" if short else "full", *few])
+
+
+def significant(pair: Sequence[float | None]) -> str:
+    """Returns a small mean and its deviation, with two significant digits and one; of a seed that diverged it tells."""
+    mean, deviation = pair
+    if mean is None:
+        return "a seed diverged"
+    return f"{mean:.2g}" if deviation is None else f"{mean:.2g} ± {deviation:.1g}"

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import paper_figures as paper
@@ -14,8 +14,20 @@ from .experiment import TITLES, mean_and_spread, spread
 from .paper_table import EXPERIMENTS
 from .results_tables import ALL_RATES, Results, setting, table
 
-INSIDE = ("within 2 standard errors", "within the spread", "agrees", "equal")
+INSIDE = ("within 2 s.e.", "within the spread")
+COLUMNS = {  # of the summary: the verdicts that each counts
+    "2 s.e.": (INSIDE[0],),
+    "spread": (INSIDE[1],),
+    "better": ("outside, better",),
+    "worse": ("outside, worse",),
+    "agrees": ("agrees", "equal", "shown"),
+    "disagrees": ("disagrees",),
+    "one run": ("one run",),
+    "not run": ("not run",),
+}
 KINDS = {"fc-relu": "FC-ReLU", "fc-abs": "FC-ABS", "hannet": "HanNet"}  # of the networks over depth
+HIGH = 95  # test accuracy in % of a run that found the board under noise
+NEAR_0 = 0.01  # of a training loss on the board
 NO_DATA = "not run: data are not included"
 
 
@@ -36,7 +48,7 @@ class Row:
 def missing(where: str, what: str, figure: str, stem: str) -> Row:
     """Returns the row of an experiment without a result: why there is none."""
     (experiment,) = (e for e in EXPERIMENTS if e.stem == stem)
-    return Row(where, what, figure, verdict=f"not run: {experiment.why_not()}")
+    return Row(where, what, figure, verdict=f"not run: {experiment.why_not().partition(' has not run')[0]}")
 
 
 def judged(figure: float, own: float | None, values: Sequence[float], lower: bool) -> str:
@@ -103,7 +115,7 @@ def checkerboard(results: Results) -> list[Row]:
             rows.append(measured(where, what, figure, found["best setting of each seed"][key], run))
         ours = activations(stem)
         same = abs(100 * ours / parameters - ratio) < 0.015
-        verdict = "equal" if same else f"misprint most likely: {ours:,} activations"
+        verdict = "equal" if same else f"disagrees: a misprint most likely, of {ours:,} activations"
         rows.append(
             Row(
                 "checkerboard, parameters, AR %",
@@ -113,7 +125,7 @@ def checkerboard(results: Results) -> list[Row]:
                 verdict=verdict,
             )
         )
-    where = "checkerboard, what networks learnt (v1, figure 5)"
+    where = "checkerboard, plots (v1, figure 5)"
     for stem in ("hannet", "fcnet1"):
         rows.append(pictured(results, where, TITLES[stem], f"checkerboard-{stem}"))
     for stem, (name, best, _) in paper.NOISE.items():
@@ -123,7 +135,10 @@ def checkerboard(results: Results) -> list[Row]:
             rows.append(missing(where, what, f"{best}", f"checkerboard-{stem}-noise0.1"))
         else:
             run = setting(found, iterations=paper.CHECKERBOARD_ITERATIONS, rates=ALL_RATES)
-            rows.append(measured(where, what, (best, None), found["best setting of each seed"]["test, best"], run))
+            values = found["best setting of each seed"]["test, best"]
+            row = measured(where, what, (best, None), values, run)
+            high = sum(value > HIGH for value in values)
+            rows.append(replace(row, ours=f"{row.ours}; {high} of {len(values)} seeds above {HIGH}"))
     return rows
 
 
@@ -164,7 +179,7 @@ def maps(results: Results) -> list[Row]:
         high, middle = sum(mean >= 99 for mean in means), statistics.median(means)
         ours = f"{high} of {len(means)} shapes from 99, median {middle:.1f}, best {max(means):.2f}"
         agrees = 2 * high >= len(means) if model == "hannet" else abs(middle - 85) <= 2
-        run = setting(found, iterations=paper.CHECKERBOARD_ITERATIONS, rates=ALL_RATES)
+        run = setting(found, iterations=paper.CHECKERBOARD_ITERATIONS, rates=ALL_RATES, widths=9, depths=9)
         rows.append(claim(where, name, said, ours, agrees, run, f"{found['settings']['seeds']} a shape"))
     found, said = results.peek("heatmap-hannet-about400"), "about 400 parameters can be enough"
     if found is None:
@@ -204,13 +219,13 @@ def depth(results: Results) -> list[Row]:
         at = {row["depth"]: row for row in found["before training"]}
         ours = ", ".join(f"{d}: {varied(row):.0e}" for d, row in at.items())
         networks = found["settings"]["networks"]
-        rows.append(claim(where, name, said, ours, holds(at), setting(found, networks=3000), f"{networks:,}"))
+        rows.append(claim(where, name, said, ours, holds(at), setting(found, networks=3000, depths=8), f"{networks:,}"))
         if kind in losses:
             said, low, past = losses[kind]
             lowest = {
                 row["depth"]: min((v for v in row["loss"] if v is not None), default=1.0) for row in found["learnt"]
             }
-            deep = [value < 0.01 for d, value in lowest.items() if d > past]
+            deep = [value < NEAR_0 for d, value in lowest.items() if d > past]
             ours = ", ".join(f"{d}: {value:.1g}" for d, value in lowest.items() if d > past)
             agrees = any(deep) if low else not any(deep)
             run = setting(found, iterations=paper.CHECKERBOARD_ITERATIONS)
@@ -252,45 +267,52 @@ def sines(results: Results) -> list[Row]:
     return [claim(where, what, said, ours, max(han) < min(dense), run, str(len(han)))]
 
 
+def fitted(results: Results, inputs: int, pair: str) -> tuple[list[float], float] | None:
+    """Returns the RMSE of each seed by the better of Adam and SGD, and the mean deviation of what was fitted."""
+    rows = [
+        row
+        for stem in ("approximation", "approximation-sgd")
+        for row in (results.peek(stem) or {"results": []})["results"]
+        if (row["inputs"], row["pair"]) == (inputs, pair)
+    ]
+    if not rows:
+        return None
+    seeds = zip(*(row["RMSE"] for row in rows), strict=False)
+    values = [min(value for value in seed if value is not None) for seed in seeds]
+    return values, statistics.mean(rows[0]["deviation of the teacher"])
+
+
 def approximation(results: Results) -> list[Row]:
-    """Mutual approximation: for each seed the better of Adam and SGD."""
+    """Mutual approximation."""
     rows = []
-    both = [found for stem in ("approximation", "approximation-sgd") if (found := results.peek(stem))]
+    found = results.peek("approximation") or results.peek("approximation-sgd")
+    both = results.peek("approximation") and results.peek("approximation-sgd")
     for inputs, pairs in paper.APPROXIMATION.items():
         for pair, figure in pairs.items():
             where, what = "approximation, RMSE", f"{inputs} inputs, {pair}"
-            runs = [
-                row["RMSE"]
-                for found in both
-                for row in found["results"]
-                if (row["inputs"], row["pair"]) == (inputs, pair)
-            ]
-            if not runs:
+            ours = fitted(results, inputs, pair)
+            if ours is None or found is None:
                 rows.append(missing(where, what, f"{figure}", "approximation"))
                 continue
-            values = [min(v for v in seed if v is not None) for seed in zip(*runs, strict=False)]
-            run = setting(both[0], epochs=paper.APPROXIMATION_EPOCHS, rates=4)
-            run += "" if len(both) == 2 else "; Adam only"
-            row = measured(where, what, (figure, None), values, run, ".5f", lower=True)
-            rows.append(row)
+            run = setting(found, epochs=paper.APPROXIMATION_EPOCHS, rates=4, decays=2)
+            run += "" if both else f"; {found['settings']['optimizer']} only"
+            rows.append(measured(where, what, (figure, None), ours[0], run, ".5f", lower=True))
     for width in (30, 100):
-        found, stem = results.peek(f"approximation-width{width}"), f"approximation-width{width}"
+        stem = f"approximation-width{width}"
+        found = results.peek(stem)
         where, what, said = "approximation, other widths", f"width {width}", "Han-3 students much as FC-1's (plot only)"
         if found is None:
             rows.append(missing(where, what, said, stem))
             continue
         means = {(row["inputs"], row["pair"]): row["RMSE, mean and spread"][0] for row in found["results"]}
         ratios = [
-            mean / means[inputs, pair.replace("by Han-3", "by FC-1")]
+            mean / means[inputs, f"{pair.split(' by ')[0]} by FC-1"]
             for (inputs, pair), mean in means.items()
-            if "by Han-3" in pair
+            if pair.endswith("by Han-3")
         ]
-        ours = f"RMSE of Han-3 over FC-1: {min(ratios):.2f} to {max(ratios):.2f}"
-        rows.append(
-            claim(
-                where, what, said, ours, max(ratios) < 2, setting(found, epochs=1000), str(found["settings"]["seeds"])
-            )
-        )
+        shown = f"RMSE of Han-3 over FC-1: {min(ratios):.2f} to {max(ratios):.2f}"
+        run = setting(found, epochs=paper.APPROXIMATION_EPOCHS, rates=4, decays=2)
+        rows.append(claim(where, what, said, shown, max(ratios) < 2, run, str(found["settings"]["seeds"])))
     return rows
 
 
@@ -312,7 +334,7 @@ def regression(results: Results) -> list[Row]:
                     values = found["models"][model][f"test {kind}, best"]
                     rows.append(measured(where, what, (figure, None), values, run, ".3f", lower))
             if part == 0.8:
-                rows.append(pictured(results, "regression, normalised RMSE over epochs (v1, figure 6)", name, file))
+                rows.append(pictured(results, "regression, plots (v1, figure 6)", name, file))
     for stem, ratio in paper.REGRESSION_RATIOS.items():
         found = results.peek(f"regression-{stem}-0.8-whole")
         where, what = "regression, AR %", f"{paper.REGRESSION[stem][0]}, HanNet"
@@ -339,7 +361,7 @@ def without_data(_: Results) -> list[Row]:
             rows.append(Row(where, name, f"STL-10 {stl}, CIFAR-10 {ten}, CIFAR-100 {hundred}"))
     for name, _size, (top1, top5) in paper.IMAGENET.values():
         rows.append(Row("ImageNet-64, error %", name, f"top-1 {top1}, top-5 {top5}"))
-    rows.append(Row("head on LaNet's features of CIFAR-10, error %", "Han head", paper.HEAD))
+    rows.append(Row("head on LaNet's features, error %", "Han head", paper.HEAD))
     return rows
 
 
@@ -351,19 +373,40 @@ def all_rows(results: Results) -> list[Row]:
     return [row for section in SECTIONS for row in section(results)]
 
 
+def detail(rows: list[Row]) -> str:
+    """Returns the rows of a table or plot, without the columns that are empty in all of them."""
+    columns = {
+        "figure": [row.what for row in rows],
+        "paper": [row.paper for row in rows],
+        "ours": [row.ours for row in rows],
+        "n": [row.n for row in rows],
+        "median": [row.median for row in rows],
+        "verdict": [row.verdict for row in rows],
+        "run": [row.run for row in rows],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return table(list(shown), zip(*shown.values(), strict=True))
+
+
 def verdicts(results: Results) -> str:
-    """The table of all figures, with the count of each verdict."""
+    """A row for each table and plot, with the count of each verdict, and a row for each figure in them."""
     rows = all_rows(results)
-    kinds = Counter(row.verdict.partition(":")[0] for row in rows)
-    counted = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-    head = ["table or plot", "figure", "paper", "ours", "n", "median", "verdict", "run"]
-    cells = [[r.where, r.what, r.paper, r.ours, r.n, r.median, r.verdict, r.run] for r in rows]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.where, []).append(row)
+
+    def counted(of: list[Row]) -> list[str]:
+        kinds = Counter(row.verdict.partition(":")[0] for row in of)
+        return [str(len(of)), *(str(sum(kinds[kind] for kind in column) or "") for column in COLUMNS.values())]
+
+    summary = [[where, *counted(own)] for where, own in groups.items()]
+    summary.append(["all", *counted(rows)])
+    tables = [f"**{where[0].upper()}{where[1:]}**\n\n{detail(own)}" for where, own in groups.items()]
     return f"""## Every figure of both papers
 
-A row for each figure of a table, and for what is said of a plot. 'Within 2 standard errors': the paper's figure is no
-farther from our mean than twice our deviation over the root of n. 'Within the spread': no farther than twice the larger
-of both deviations. 'Outside' says on which side. Rows of label noise have one run of the paper's.
+'Within 2 s.e.': the paper's figure is no farther from our mean than two standard errors, twice our deviation over the
+root of n. 'Within the spread': no farther than twice the larger of both deviations. Outside, ours is better or worse.
+What is said of a plot agrees or not; a plot without a figure is shown, and counted with what agrees.
 
-Of {len(rows)} rows: {counted}.
-
-{table(head, cells)}"""
+{table(["table or plot", "rows", *COLUMNS], summary)}
+{chr(10).join(tables)}"""

@@ -30,6 +30,7 @@ from .options import natural, positive, run_program
 from .sweep import Data, Recipe, Run, mean_squared_error, train
 
 COLLAPSED = 1e-9  # a variability below this is rounding in float64
+TRIED = 100  # random networks of each rule for the start
 AT_A_TIME = 50  # random networks
 TITLES = {"fc-relu": "FC-ReLU", "fc-abs": "FC-ABS", "hannet": "HanNet"}
 
@@ -131,11 +132,23 @@ def main() -> None:
         starts, rows = [], []
         for depth in tqdm(arguments.depths, unit="depth"):
             starts.append(before_training(kind, depth, count, arguments.networks, arguments.start))
+        few = min(TRIED, arguments.networks)
+        tried = {
+            start: [
+                before_training(kind, d, count, few, start)["variability, geometric mean"] for d in arguments.depths
+            ]
+            for start in ([] if kind == "hannet" else STARTS)
+        }
         for depth in arguments.depths:
             rows.append(learnt(kind, depth, points, runs, arguments))
             shape, loss = f"{depth} hidden layers of {rows[-1]['width']}", rows[-1]["loss, mean and spread"]
             print(f"{TITLES[kind]}, {shape}: lowest training loss {spread(loss, '.2g')}")
-        result = {"settings": settings(arguments), "before training": starts, "learnt": rows}
+        result = {
+            "settings": settings(arguments),
+            "before training": starts,
+            "learnt": rows,
+            "variability of each start": tried,
+        }
         write(arguments.out / f"variability-{kind}.json", result)
     plot(arguments.out / "variability.png", written(arguments.out, "variability", list(KINDS)))
 

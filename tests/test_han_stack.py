@@ -157,6 +157,33 @@ def test_rounding_after_every_layer_is_caught(dtype):
         check(careless, problem(199, 333, 7, dtype))
 
 
+@pytest.mark.parametrize(("rows", "features", "layers"), [(70, 2, 9), (1, 3, 20), (16, 33, 4)])
+def test_a_wrong_gradient_of_one_layer_is_caught(rows, features, layers):
+    """The same of few features, of which float32 errs more, and of one group, however short the other one's u is."""
+
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, u):
+            return u.view_as(u)
+
+        @staticmethod
+        def backward(ctx, du):
+            du = du.clone()
+            du[1, du[1].norm(dim=-1).argmax()] *= 1 + 1e-4  # a layer whose gradient does not cancel
+            return du
+
+    def careless(x, u, b, final_abs):
+        return stack(x, Spoilt.apply(u), b, final_abs)
+
+    for shorter in (1.0, 1e-3):
+        p = problem(rows, features, layers, torch.float32, groups=2)
+        p.u.copy_(torch.ones(features) + 0.5 * torch.randn(p.u.shape))
+        p.u[0] *= shorter
+        check(stack, p)
+        with pytest.raises(AssertionError, match=r"du\[\d+\] of group 1"):
+            check(careless, p)
+
+
 def test_gradcheck(backend, device, interpreted):
     for final_abs in (True, False):
         p = problem(4, 6, 3, torch.float64, final_abs=final_abs, device=device)

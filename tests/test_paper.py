@@ -291,6 +291,9 @@ def test_variability(tmp_path, monkeypatch):
     run(monkeypatch, "variability", *words, "--out", tmp_path)
     found = {kind: json.loads((tmp_path / f"variability-{kind}.json").read_text()) for kind in variability.KINDS}
     assert [row["depth"] for row in found["hannet"]["before training"]] == [2, 4]
+    tried = found["fc-abs"]["variability of each start"]
+    assert list(tried) == list(variability.STARTS)
+    assert tried["xavier"] == [row["variability, geometric mean"] for row in found["fc-abs"]["before training"]]
     assert all(abs(row["parameters"] - 3200) < 120 for row in found["fc-relu"]["learnt"])
     assert (tmp_path / "variability.png").exists()
 
@@ -320,7 +323,7 @@ def test_verdicts():
         return results_verdicts.judged(figure, own, values, lower=False)
 
     values = [98.0, 99.0, 100.0, 99.0]  # 99 ± 0.82
-    assert judge(99.8, values) == "within 2 standard errors"
+    assert judge(99.8, values) == "within 2 s.e."
     assert judge(100.5, values) == "within the spread"
     assert judge(102.0, values) == "outside, worse"
     assert judge(96.0, values) == "outside, better"
@@ -329,6 +332,31 @@ def test_verdicts():
     row = results_verdicts.measured("a", "b", (1.0, None), [1.0, None], "full")
     assert (row.ours, row.verdict) == ("a seed diverged", "outside, worse")
     assert results_verdicts.measured("a", "b", (1.0, None), [1.0], "full").ours == "1.00"
+
+
+def test_the_counts_of_verdicts():
+    """Every row is counted once: the summary's columns have all verdicts."""
+    lines = results_verdicts.verdicts(results_tables.Results(paper.RESULTS)).splitlines()
+    rows = results_verdicts.all_rows(results_tables.Results(paper.RESULTS))
+    counts = {
+        cells[0].strip(): [int(cell) if cell.strip() else 0 for cell in cells[1:]]
+        for line in lines[: lines.index(next(line for line in lines if line.startswith("| all"))) + 1]
+        if line.startswith("| ") and (cells := line.strip("|").split("|"))[1].strip().isdigit()
+    }
+    assert counts["all"][0] == len(rows) == sum(counts["all"][1:])
+    assert set(counts) - {"all"} == {row.where for row in rows}
+    assert all(total == sum(each) for total, *each in counts.values())
+
+
+def test_the_better_of_two_optimizers(tmp_path):
+    """Of each seed, and the deviation is that of all teachers."""
+    (tmp_path / "full").mkdir()
+    for stem, errors in (("approximation", [0.1, 0.4]), ("approximation-sgd", [0.2, 0.3])):
+        row = {"inputs": 2, "pair": "FC-1 by FC-1", "RMSE": errors, "deviation of the teacher": [1.0, 3.0]}
+        (tmp_path / "full" / f"{stem}.json").write_text(json.dumps({"command": stem, "results": [row]}))
+    found = results_tables.Results(tmp_path)
+    assert results_verdicts.fitted(found, 2, "FC-1 by FC-1") == ([0.1, 0.3], 2.0)
+    assert results_verdicts.fitted(found, 3, "FC-1 by FC-1") is None
 
 
 def test_the_list_of_what_is_not_run(tmp_path):
@@ -343,6 +371,9 @@ def test_a_short_run_says_so():
     assert results_tables.setting(found, epochs=300) == "full"
     assert results_tables.setting(found, iterations=40_000) == "short run: 20,000 of 40,000 iterations"
     assert results_tables.setting(found, epochs=300, rates=10) == "full; 2 of 10 rates"
+    found["settings"]["width"] = 50
+    text = "short run: width 50 of 200, 20,000 of 40,000 iterations; 2 of 10 rates"
+    assert results_tables.setting(found, iterations=40_000, width=200, rates=10) == text
 
 
 def test_all_plots_are_shown_and_small():

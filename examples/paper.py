@@ -136,6 +136,7 @@ def main() -> None:
         for file in (arguments.results / "full").glob("*"):
             if file.suffix in (".json", ".png"):
                 (arguments.results / "reduced" / file.name).unlink(missing_ok=True)
+        arguments.page.parent.mkdir(parents=True, exist_ok=True)
         write_text(arguments.page, page(arguments.results))
 
     finished()

@@ -91,7 +91,7 @@ def sines(model: str, seconds: int, alone: bool = False) -> Experiment:
     """Returns the experiment of a network that learns two waves."""
     rates = f"--models {model} --rates {'0.01 0.025' if model == 'hannet' else '0.005 0.01'}"
     return Experiment(
-        f"sines-{model}", "sines", f"{rates} --width 100 --iterations 12000", rates, 5, seconds, alone=alone
+        f"sines-{model}", "sines", f"{rates} --width 100 --iterations 8000", rates, 5, seconds, alone=alone
     )
 
 
@@ -131,8 +131,8 @@ SECONDS = {  # of a full run on a table with four fifths of the rows, with one f
 }
 EXPERIMENTS = [
     # Part 1: the board and what HanNet is made of.
-    board("hannet", "--seeds 10 --rates 0.01 0.025 0.05 0.075 0.1", "", 1, 630),
-    noisy("hannet", "", "", 630),
+    board("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 1, 630),
+    noisy("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 630),
     noisy("fcnet1", "--rates 0.025 --iterations 20000", "--rates 0.005 0.01 0.025 0.05", 1390),
     ablation("hannet", "", 630),
     ablation("han-maxmin", HAN, 1780),

@@ -319,7 +319,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
 std::tuple<Tensor, Tensor> han_stack_forward_cuda(const Tensor& x, const Tensor& u, const OptionalTensor& b,
                                                   bool final_abs, int64_t save, bool abs, int64_t dim) {
   const int64_t axis = at::maybe_wrap_dim(dim, x.dim());
-  if (!is_last(x, dim) && !cuda::has_axis_kernels(x, axis, u.dim() == 3, /*backward=*/false)) {
+  if (!is_last(x, dim) && !cuda::has_axis_kernels(x, axis, u.dim() == 3)) {
     return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "_cuda");
   }
   return cuda::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save, axis);
@@ -330,7 +330,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward_cuda(const Tensor& dy, con
                                                            const OptionalTensor& b, bool final_abs, Needs needs,
                                                            bool abs, int64_t dim) {
   const int64_t axis = at::maybe_wrap_dim(dim, dy.dim());
-  if (!is_last(dy, dim) && !cuda::has_axis_kernels(dy, axis, u.dim() == 3, /*backward=*/true)) {
+  if (!is_last(dy, dim) && !cuda::has_axis_kernels(dy, axis, u.dim() == 3)) {
     return backward_by_rows_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim, "_cuda");
   }
   return cuda::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs, axis);

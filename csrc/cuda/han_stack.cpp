@@ -158,14 +158,14 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
   return {dx, du, db};
 }
 
-bool has_axis_kernels(const Tensor& x, int64_t dim, bool grouped, bool backward) {
+bool has_axis_kernels(const Tensor& x, int64_t dim, bool grouped) {
   Stack stack;
   stack.type = type_of(x);
   stack.groups = grouped ? x.size(0) : 1;
   if (x.numel() == 0) return false;
   stack.features = static_cast<int>(std::min<int64_t>(x.size(dim), 1 << 30));
   stack.rows = x.numel() / (stack.groups * x.size(dim));
-  return takes_axis(stack, backward);
+  return takes_axis(stack);
 }
 
 }  // namespace hanops::cuda

@@ -23,6 +23,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> han_stack_backward(
 
 // Whether there are kernels for an x, or dy, whose features are not the last axis; `grouped`: its first one is that of
 // the groups.
-bool has_axis_kernels(const at::Tensor& x, int64_t dim, bool grouped, bool backward);
+bool has_axis_kernels(const at::Tensor& x, int64_t dim, bool grouped);
 
 }  // namespace hanops::cuda

@@ -191,10 +191,10 @@ std::string PlanOf<Call, kValues>::describe() const {
   return text.str();
 }
 
-bool takes_axis(const Stack& stack, bool backward) {
-  const auto most = [](const auto& tiles) { return kAxisFeatures * tiles.back().warps_per_sm; };
-  const int features = backward ? most(axis_kernels().backward) : most(axis_kernels().forward);
-  return stack.type != Type::kFloat64 && stack.features <= features && stack.rows < int64_t{1} << 30;
+bool takes_axis(const Stack& stack) {
+  const AxisKernels& kernels = axis_kernels();
+  const int warps = std::min(kernels.forward.back().warps_per_sm, kernels.backward.back().warps_per_sm);
+  return stack.type != Type::kFloat64 && stack.features <= kAxisFeatures * warps && stack.rows < int64_t{1} << 30;
 }
 
 // ---- forward

@@ -53,8 +53,8 @@ class Plan {
   size_t workspace_ = 0;
 };
 
-// Whether there are kernels for a call whose features are not the last axis.
-bool takes_axis(const Stack& stack, bool backward);
+// Whether there are kernels for a call whose features are not the last axis, forward and back.
+bool takes_axis(const Stack& stack);
 
 // What both directions share. kValues: of a row, in a sum over the warps of a thread group.
 template <class Call, int kValues>

@@ -46,11 +46,12 @@ class Rule:
         return dtype in self.dtypes and within
 
 
-# On a GPU the first rule that fits a call, of a backend that is there, decides. On an H100 CUDA C++ is up to 1.9 times
-# as fast as Triton over 16 layers, and 2.5 to 4.5 times where calls wait for launches; one layer in a CUDA graph takes
-# Triton 0.9 to 1.0 of the time (benchmarks/results/nvidia-h100-80gb-hbm3.json).
+# On a GPU the first rule that fits a call, of a backend that is there, decides. On an H100 CUDA C++ is 1.4 to 2.8 times
+# as fast as Triton over 16 layers, and more where calls wait for launches; one layer forward in a CUDA graph takes
+# Triton 0.8 to 1.0 of the time, 512 rows of 1,024 features forward and back 0.7
+# (benchmarks/results/nvidia-h100-80gb-hbm3.json).
 RULES = (
-    Rule("cuda", "the fastest on an H100, but for single layers in CUDA graphs"),
+    Rule("cuda", "the fastest on an H100, but for some sizes in CUDA graphs"),
     Rule("triton", "the fastest on a GPU where there are no CUDA kernels"),
 )
 

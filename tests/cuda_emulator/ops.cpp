@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& u, const Optio
                                    int64_t save, bool abs, int64_t dim) {
   const bool last = is_last(x, dim);
   const int64_t axis = at::maybe_wrap_dim(dim, x.dim());
-  if (!last && !cuda::has_axis_kernels(x, axis, u.dim() == 3, false)) {
+  if (!last && !cuda::has_axis_kernels(x, axis, u.dim() == 3)) {
     return by_rows<Forward>("forward").call(x, u, b, final_abs, save, abs, dim, "_cuda");
   }
   const Memory memory{&x, &u, pointer(b)};
@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const OptionalTens
                                             std::array<bool, 3> needs, bool abs, int64_t dim) {
   const bool last = is_last(dy, dim);
   const int64_t axis = at::maybe_wrap_dim(dim, dy.dim());
-  if (!last && !cuda::has_axis_kernels(dy, axis, u.dim() == 3, true)) {
+  if (!last && !cuda::has_axis_kernels(dy, axis, u.dim() == 3)) {
     return by_rows<Backward>("backward").call(dy, y, signs, u, b, final_abs, needs, abs, dim, "_cuda");
   }
   const Memory memory{&dy, pointer(y), &signs, &u, pointer(b)};

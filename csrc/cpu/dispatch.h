@@ -17,12 +17,6 @@ void forward(const Stack& stack, const Forward& call, int64_t begin, int64_t end
 void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, Scratch& scratch);
 void reduce(const Stack& stack, const Gradients& gradients, int64_t layer, void* partials, int64_t parts);
 
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr bool kManyRegisters = true;
-#else
-constexpr bool kManyRegisters = false;
-#endif
-
 // Rows of a tile, for every width but the narrow: each needs two registers forward (a coefficient, a sum) and four
 // backward. Measured against 2, 3 and 4 rows at widths 256 to 8192 in docs/performance-log.md.
 constexpr int kForwardRows = kManyRegisters ? 8 : 4;
@@ -48,9 +42,6 @@ HANOPS_INLINE auto with_storage(Storage storage, Body&& body) {
 constexpr int64_t kNarrow = kManyRegisters ? 64 : 32;
 static_assert(kNarrow <= kMostLaneFeatures);
 
-// Lane groups of such a tile, at most: three registers each forward, five backward.
-constexpr int kMostLaneGroups = kManyRegisters ? 4 : 2;
-
 HANOPS_INLINE bool rows_in_lanes(const Stack& stack) {
   return stack.storage != Storage::kDouble && (stack.inner > 0 || stack.features <= kNarrow);
 }
@@ -59,9 +50,8 @@ HANOPS_INLINE bool rows_in_lanes(const Stack& stack) {
 // clocks for a vector and layer with 1, 2 and 4 groups, in L1 and in L2 alike (196 to 512 features, AVX-512).
 constexpr int64_t kLaneTileBytes = 512 << 10;
 
-// Takes lane groups of [row, end), in tiles of about the same height and of so many planes: body(constant groups, row,
-// end of the tile's rows). Returns the first row left over: groups of rows are whole, the last one of positions may not
-// be.
+// Takes lane groups of [row, end), in tiles of about the same height and of so many planes: body(groups, row, end of
+// the tile's rows). Returns the first row left over: groups of rows are whole, the last one of positions may not be.
 template <class Body>
 HANOPS_INLINE int64_t for_lane_tiles(const Stack& stack, int planes, int64_t row, int64_t end, Body&& body) {
   const bool positions = stack.inner > 0;
@@ -71,7 +61,7 @@ HANOPS_INLINE int64_t for_lane_tiles(const Stack& stack, int planes, int64_t row
   for (int64_t groups = (end - row + (positions ? kGroupRows - 1 : 0)) / kGroupRows; groups > 0;) {
     const int64_t tiles = (groups + most - 1) / most, height = (groups + tiles - 1) / tiles;
     const int64_t tile_end = std::min(end, row + height * kGroupRows);
-    with_constant<kMostLaneGroups>(height, [&](auto lane_groups) { body(lane_groups, row, tile_end); });
+    body(height, row, tile_end);
     groups -= height;
     row = tile_end;
   }

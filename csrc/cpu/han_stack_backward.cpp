@@ -20,16 +20,16 @@ bool three_rows_fit_better(const Stack& stack) {
 void backward(const Stack& stack, const Backward& call, int64_t begin, int64_t end, void* partial, Scratch& scratch) {
   if (partial) std::memset(partial, 0, stack.layers * layer_bytes(stack));
   with_storage(stack.storage, [&](auto s) {
+    if constexpr (!std::is_same_v<decltype(s), double>) {
+      if (rows_in_lanes(stack)) {
+        const int planes = call.y.data ? 2 : 1;
+        begin = for_lane_tiles(stack, planes, begin, end, [&](int64_t groups, int64_t row, int64_t tile_end) {
+          backward_lanes<decltype(s)>(stack, call, groups, row, tile_end, static_cast<float*>(partial), scratch);
+        });
+      }
+    }
     with_flag(call.y.data != nullptr, [&](auto du) {
       with_flag(call.needs_db, [&](auto db) {
-        if constexpr (!std::is_same_v<decltype(s), double>) {
-          if (rows_in_lanes(stack)) {
-            begin = for_lane_tiles(stack, du ? 2 : 1, begin, end, [&](auto groups, int64_t row, int64_t tile_end) {
-              float* const sums = static_cast<float*>(partial);
-              backward_lanes<decltype(s), groups, du, db>(stack, call, row, tile_end, sums, scratch);
-            });
-          }
-        }
         const auto run = [&](auto rows, int64_t row, int64_t tiles) {
           using S = decltype(s);
           backward_tiles<S, rows, du, db>(stack, call, row, tiles, static_cast<Arithmetic<S>*>(partial), scratch);

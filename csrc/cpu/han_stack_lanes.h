@@ -65,6 +65,23 @@ HANOPS_NOINLINE void write_group(const float* at, int64_t step, int64_t features
   });
 }
 
+// The rows of all lane groups of a tile, from row `row` on.
+template <class S>
+HANOPS_INLINE void read_rows(const LanePlane& plane, const Matrix& m, const Planes<const int8_t>& rest, int64_t row,
+                             int64_t features) {
+  for (int64_t g = 0; g < plane.groups; ++g) {
+    read_group<S>(m, rest, row + g * kGroupRows, features, plane.at(0, g), plane.step);
+  }
+}
+template <class S>
+HANOPS_INLINE void write_rows(const LanePlane& plane, S* matrix, const Planes<int8_t>& rest, int64_t row,
+                              int64_t features) {
+  for (int64_t g = 0; g < plane.groups; ++g) {
+    const int64_t first = row + g * kGroupRows;
+    write_group(plane.at(0, g), plane.step, features, matrix + first * features, rest, first);
+  }
+}
+
 // What a pass does with the columns of each sign word, before it takes them or after: positions are read and written
 // so, while their part of the tile is in L1. Nothing by default.
 class WordHook {
@@ -88,47 +105,26 @@ class WordHook {
 // G lane groups, one or two planes, stored (columns, G, planes, lanes).
 template <int G, int kPlanes>
 struct LaneTile {
-  static constexpr int64_t kStep = G * kPlanes * kGroupRows;
   float* data;
 
   HANOPS_INLINE float* at(int64_t column, int g, int plane = 0) const {
     return data + ((column * G + g) * kPlanes + plane) * kGroupRows;
   }
-  static int64_t size(int64_t features) { return features * kStep; }
-
-  // Rows [row, row + G kGroupRows) of m, with their rest, into a plane.
-  template <class S>
-  void read_rows(const Matrix& m, int64_t row, int64_t features, int plane, const Planes<const int8_t>& rest) const {
-    for (int g = 0; g < G; ++g) read_group<S>(m, rest, row + g * kGroupRows, features, at(0, g, plane), kStep);
-  }
-
-  // A plane to the rows of a contiguous matrix, and to their rest.
-  template <class S>
-  void write_rows(S* matrix, int64_t row, int64_t features, int plane, const Planes<int8_t>& rest) const {
-    for (int g = 0; g < G; ++g) {
-      const int64_t first = row + g * kGroupRows;
-      write_group(at(0, g, plane), kStep, features, matrix + first * features, rest, first);
-    }
-  }
-
-  // The columns of a word of positions, between an array and a plane.
-  template <class S>
-  void read_word(const TileArray<const S, G>& from, int64_t first, int64_t columns, int plane) const {
-    from.template read_word<kStep, kPlanes * kGroupRows>(first, columns, at(first, 0, plane));
-  }
-  template <class S>
-  void write_word(const TileArray<S, G>& to, int64_t first, int64_t columns, int plane) const {
-    to.template write_word<kStep, kPlanes * kGroupRows>(first, columns, at(first, 0, plane));
-  }
 };
 
+constexpr int kHeldWords = kGroupRows;
+
+// Elements of the memory of LaneSigns.
+inline int64_t lane_signs_size(const Stack& stack, int64_t groups) {
+  return (stack.inner > 0 ? word_count(stack.features) : kHeldWords) * groups * kGroupRows;
+}
+
 // The sign words of some layers of a tile, stored (words, G, lanes). Word k of a row is bytes [4 k, 4 k + 4) of its
-// sign bytes where a layer is whole words; kWords words are then a transpose away. Positions have whole words, and
-// their layers are held one by one.
+// sign bytes where a layer is whole words; kHeldWords of them are then a transpose away. Positions have whole words,
+// and their layers are held one by one.
 template <int G, class Byte>
 class LaneSigns {
  public:
-  static constexpr int kWords = kGroupRows;
   static constexpr int64_t kWordSize = G * kGroupRows;
 
   LaneSigns(const Stack& stack, const Planes<Byte>& signs, int64_t row, int64_t end, float* memory)
@@ -138,14 +134,9 @@ class LaneSigns {
         inner_(stack.inner),
         bytes_(sign_bytes(stack.features)),
         words_(word_count(stack.features)),
-        held_(stack.inner > 0 ? 1 : kWords / words_),
+        held_(stack.inner > 0 ? 1 : kHeldWords / words_),
         layers_(stack.abs_layers),
         memory_(memory) {}
-
-  // Elements of `memory`.
-  static int64_t size(const Stack& stack) {
-    return (stack.inner > 0 ? word_count(stack.features) : kWords) * kWordSize;
-  }
 
   // The words of a layer.
   HANOPS_INLINE float* of(int64_t layer) const { return memory_ + (layer & (held_ - 1)) * words_ * kWordSize; }
@@ -196,14 +187,14 @@ class LaneSigns {
   void exchange_square(int64_t first, int64_t count, int g) const {
     Byte* row = first_row(g) + 4 * first;
     if constexpr (kFetch) {
-      Registers<float, kWords> square;
+      Registers<float, kHeldWords> square;
       unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA {
         square[r] = load(reinterpret_cast<const float*>(row + r * planes_.row_stride), count);
       });
       transpose(square);
       square.store(slot(0, g), kWordSize);
     } else {
-      auto square = Registers<float, kWords>::load(slot(0, g), kWordSize);
+      auto square = Registers<float, kHeldWords>::load(slot(0, g), kWordSize);
       transpose(square);
       unroll<kGroupRows>([&](auto r) HANOPS_LAMBDA { square[r].store(row + r * planes_.row_stride, count); });
     }
@@ -211,7 +202,7 @@ class LaneSigns {
 
   template <bool kFetch>
   void exchange_bytes(int64_t first, int64_t count, int g) const {
-    for (int64_t k = 0; k < kWords; ++k) {
+    for (int64_t k = 0; k < kHeldWords; ++k) {
       float* words = slot(k, g);
       if constexpr (kFetch) Vec<float>(0.f).store(words);
       if (k >= count) continue;

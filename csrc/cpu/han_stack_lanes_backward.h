@@ -59,10 +59,24 @@ struct BackwardLanes {
 
   LaneTile<G, kPlanes> state;  // gz, and p
   LaneSigns<G, const uint8_t> signs;
-  LanePrefetch<G> to_come;                        // dy and y of the next tile, dx of this one
+  LanePrefetch& to_come;                          // dy and y of the next tile, dx of this one
   float* sums;                                    // (word's columns, lanes): dw of the tile, then db
   alignas(64) float minus_beta2[G * kGroupRows];  // -2 w . gz of the layer at hand
   alignas(64) float alpha2[G * kGroupRows];       // -2 w . p, which is 2 w . x_l
+
+  // All layers. The hooks are called before the words of the first pass, and after those of the last one.
+  template <bool kDb>
+  HANOPS_NOINLINE void run(const Stack& stack, float* partials, const WordHook& before, const WordHook& after) {
+    const int64_t last = stack.layers - 1;
+    signs.fetch(last);
+    pass<kDb, false, true>(stack, last + 1, partials, before);
+    if constexpr (kDu) silence(stack.features);
+    for (int64_t layer = last; layer > 0; --layer) {
+      if (signs.ends(layer - 1)) signs.fetch(layer - 1);
+      pass<kDb, true, true>(stack, layer, partials);
+    }
+    pass<kDb, true, false>(stack, 0, partials, after);
+  }
 
   // Undoes `layer`, and prepares the one below: see BackwardWord. The first pass calls the hook before it takes a word,
   // the last one after it.
@@ -137,46 +151,44 @@ struct BackwardLanes {
 };
 
 // Rows [row, end), as forward_lanes.
-template <class S, int G, bool kDu, bool kDb>
-void backward_lanes(const Stack& stack, const Backward& call, int64_t row, int64_t end, float* partials,
-                    Scratch& scratch) {
-  const int64_t features = stack.features, last = stack.layers - 1;
-  using State = BackwardLanes<G, kDu>;
-  const int64_t state_size = decltype(State::state)::size(features), words_size = decltype(State::signs)::size(stack);
-  const int64_t sums_size = kDu || kDb ? 2 * kWordColumns * kGroupRows : 0;
+template <class S>
+HANOPS_NOINLINE void backward_lanes(const Stack& stack, const Backward& call, int64_t groups, int64_t row, int64_t end,
+                                    float* partials, Scratch& scratch) {
+  const int64_t features = stack.features;
+  const bool du = call.y.data != nullptr;
+  const int planes = du ? 2 : 1;
+  const int64_t state_size = features * groups * planes * kGroupRows, words_size = lane_signs_size(stack, groups);
+  const int64_t sums_size = du || call.needs_db ? 2 * kWordColumns * kGroupRows : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size + sums_size) * sizeof(float)));
   float *words = memory + state_size, *sums = words + words_size;
-  State tile{{memory}, {stack, call.signs, row, end, words}, {stack, stack.layers + 1}, sums, {}, {}};
+  const LanePlane gz(memory, groups, planes, 0), p(memory, groups, planes, 1);
+  LanePrefetch to_come(stack, groups, stack.layers + 1);
   const auto run = [&](const WordHook& before, const WordHook& after) {
-    tile.signs.fetch(last);
-    tile.template pass<kDb, false, true>(stack, last + 1, partials, before);
-    if constexpr (kDu) tile.silence(features);
-    for (int64_t layer = last; layer > 0; --layer) {
-      if (tile.signs.ends(layer - 1)) tile.signs.fetch(layer - 1);
-      tile.template pass<kDb, true, true>(stack, layer, partials);
-    }
-    tile.template pass<kDb, true, false>(stack, 0, partials, after);
+    with_constant<kMostLaneGroups>(groups, [&](auto g) {
+      with_flag(du, [&](auto needs_du) {
+        BackwardLanes<g, needs_du> tile{{memory}, {stack, call.signs, row, end, words}, to_come, sums, {}, {}};
+        with_flag(call.needs_db, [&](auto db) { tile.template run<db>(stack, partials, before, after); });
+      });
+    });
   };
   if (stack.inner == 0) {
-    tile.state.template read_rows<S>(call.dy, row, features, 0, {});
-    if constexpr (kDu) tile.state.template read_rows<S>(call.y, row, features, 1, call.rest);
+    read_rows<S>(gz, call.dy, {}, row, features);
+    if (du) read_rows<S>(p, call.y, call.rest, row, features);
     run({}, {});
-    if (call.dx) tile.state.template write_rows<S>(static_cast<S*>(call.dx), row, features, 0, {});
+    if (call.dx) write_rows<S>(gz, static_cast<S*>(call.dx), {}, row, features);
   } else {
     const Matrix dx = contiguous(stack, call.dx);
-    tile.to_come.template add<S>(call.dy, row + G * kGroupRows);
-    if constexpr (kDu) tile.to_come.template add<S>(call.y, row + G * kGroupRows);
-    if (call.dx) tile.to_come.template add<S>(dx, row);
-    const TileArray<const S, G> dy(stack, static_cast<const S*>(call.dy.data), call.dy.row_stride,
-                                   call.dy.column_stride, {}, row, end);
-    const TileArray<const S, G> y(stack, static_cast<const S*>(call.y.data), call.y.row_stride, call.y.column_stride,
-                                  call.rest, row, end);
-    const TileArray<S, G> to(stack, static_cast<S*>(call.dx), dx.row_stride, dx.column_stride, {}, row, end);
+    to_come.add(call.dy, sizeof(S), row + groups * kGroupRows);
+    if (du) to_come.add(call.y, sizeof(S), row + groups * kGroupRows);
+    if (call.dx) to_come.add(dx, sizeof(S), row);
+    const TileArray<const S> from_dy(stack, call.dy, {}, groups, row, end);
+    const TileArray<const S> from_y(stack, call.y, call.rest, groups, row, end);
+    const TileArray<S> to(stack, dx, {}, groups, row, end);
     const auto read = [&](int64_t first, int64_t columns) {
-      tile.state.read_word(dy, first, columns, 0);
-      if constexpr (kDu) tile.state.read_word(y, first, columns, 1);
+      from_dy.read_word(first, columns, gz);
+      if (du) from_y.read_word(first, columns, p);
     };
-    const auto write = [&](int64_t first, int64_t columns) { tile.state.write_word(to, first, columns, 0); };
+    const auto write = [&](int64_t first, int64_t columns) { to.write_word(first, columns, gz); };
     run(WordHook(read), call.dx ? WordHook(write) : WordHook());
   }
 }

@@ -66,8 +66,27 @@ template <int G>
 struct ForwardLanes {
   LaneTile<G, 1> h;  // x of the layer to come
   LaneSigns<G, uint8_t> signs;
-  LanePrefetch<G> to_come;                   // x of the next tile, y of this one
+  LanePrefetch& to_come;                     // x of the next tile, y of this one
   alignas(64) float alpha2[G * kGroupRows];  // -2 w . x of that layer
+
+  // All layers. The hooks are called before the words of the first pass, and after those of the last one.
+  template <bool kSave>
+  HANOPS_NOINLINE void run(const Stack& stack, const WordHook& before, const WordHook& after) {
+    const int64_t last = stack.layers - 1;
+    const bool final_abs = stack.abs_layers == stack.layers;
+    const Keep<float> keep(stack.abs_layers > 0, stack.features), keep_last(final_abs, stack.features);
+    enter(stack, before);
+    for (int64_t layer = 0; layer < last; ++layer) {
+      pass<kSave, true>(stack, layer, keep);
+      if (kSave && signs.ends(layer)) signs.flush(layer);
+    }
+    if (kSave && final_abs) {
+      pass<true, false>(stack, last, keep_last, after);
+      signs.flush(last);
+    } else {
+      pass<false, false>(stack, last, keep_last, after);
+    }
+  }
 
   // The dot products of layer 0.
   HANOPS_NOINLINE void enter(const Stack& stack, const WordHook& before) {
@@ -110,42 +129,33 @@ struct ForwardLanes {
   }
 };
 
-// Rows [row, end), which fill G lane groups, or leave lanes of the last one spare where they are positions.
-template <class S, int G, bool kSave>
-void forward_lanes(const Stack& stack, const Forward& call, int64_t row, int64_t end, Scratch& scratch) {
-  const int64_t features = stack.features, last = stack.layers - 1;
-  const bool final_abs = stack.abs_layers == stack.layers;
-  const Keep<float> keep(stack.abs_layers > 0, features), keep_last(final_abs, features);
-  const int64_t state_size = LaneTile<G, 1>::size(features);
-  const int64_t words_size = kSave ? LaneSigns<G, uint8_t>::size(stack) : 0;
+// Rows [row, end), which fill so many lane groups, or leave lanes of the last one spare where they are positions.
+template <class S>
+HANOPS_NOINLINE void forward_lanes(const Stack& stack, const Forward& call, int64_t groups, int64_t row, int64_t end,
+                                   Scratch& scratch) {
+  const int64_t state_size = stack.features * groups * kGroupRows;
+  const int64_t words_size = call.signs.data ? lane_signs_size(stack, groups) : 0;
   float* memory = static_cast<float*>(scratch.reserve((state_size + words_size) * sizeof(float)));
-  ForwardLanes<G> tile{{memory}, {stack, call.signs, row, end, memory + state_size}, {stack, stack.layers}, {}};
+  const LanePlane plane(memory, groups, 1, 0);
+  LanePrefetch to_come(stack, groups, stack.layers);
   const auto run = [&](const WordHook& before, const WordHook& after) {
-    tile.enter(stack, before);
-    for (int64_t layer = 0; layer < last; ++layer) {
-      tile.template pass<kSave, true>(stack, layer, keep);
-      if (kSave && tile.signs.ends(layer)) tile.signs.flush(layer);
-    }
-    if (kSave && final_abs) {
-      tile.template pass<true, false>(stack, last, keep_last, after);
-      tile.signs.flush(last);
-    } else {
-      tile.template pass<false, false>(stack, last, keep_last, after);
-    }
+    with_constant<kMostLaneGroups>(groups, [&](auto g) {
+      ForwardLanes<g> tile{{memory}, {stack, call.signs, row, end, memory + state_size}, to_come, {}};
+      with_flag(call.signs.data != nullptr, [&](auto save) { tile.template run<save>(stack, before, after); });
+    });
   };
   if (stack.inner == 0) {
-    tile.h.template read_rows<S>(call.x, row, features, 0, {});
+    read_rows<S>(plane, call.x, {}, row, stack.features);
     run({}, {});
-    tile.h.template write_rows<S>(static_cast<S*>(call.y), row, features, 0, call.rest);
+    write_rows<S>(plane, static_cast<S*>(call.y), call.rest, row, stack.features);
   } else {
     const Matrix y = contiguous(stack, call.y);
-    tile.to_come.template add<S>(call.x, row + G * kGroupRows);
-    tile.to_come.template add<S>(y, row);
-    const TileArray<const S, G> from(stack, static_cast<const S*>(call.x.data), call.x.row_stride, call.x.column_stride,
-                                     {}, row, end);
-    const TileArray<S, G> to(stack, static_cast<S*>(call.y), y.row_stride, y.column_stride, call.rest, row, end);
-    const auto read = [&](int64_t first, int64_t columns) { tile.h.read_word(from, first, columns, 0); };
-    const auto write = [&](int64_t first, int64_t columns) { tile.h.write_word(to, first, columns, 0); };
+    to_come.add(call.x, sizeof(S), row + groups * kGroupRows);
+    to_come.add(y, sizeof(S), row);
+    const TileArray<const S> from(stack, call.x, {}, groups, row, end);
+    const TileArray<S> to(stack, y, call.rest, groups, row, end);
+    const auto read = [&](int64_t first, int64_t columns) { from.read_word(first, columns, plane); };
+    const auto write = [&](int64_t first, int64_t columns) { to.write_word(first, columns, plane); };
     run(WordHook(read), WordHook(write));
   }
 }

@@ -10,6 +10,25 @@ namespace CPU_CAPABILITY {
 
 constexpr int kGroupRows = kLanes<float>;
 
+// Lane groups of a tile, at most: three registers each forward, five backward.
+constexpr int kMostLaneGroups = kManyRegisters ? 4 : 2;
+
+// One plane of a tile of lane groups, stored as LaneTile, whose sizes are constants: of all that goes in and out there
+// is one instance for all tiles.
+struct LanePlane {
+  float* data;
+  int64_t groups;
+  int64_t step, next;  // to the next column, and to the next group
+
+  LanePlane(float* tile, int64_t groups, int64_t planes, int64_t plane)
+      : data(tile + plane * kGroupRows),
+        groups(groups),
+        step(groups * planes * kGroupRows),
+        next(planes * kGroupRows) {}
+
+  HANOPS_INLINE float* at(int64_t column, int64_t g) const { return data + column * step + g * next; }
+};
+
 // A word of the rest of y is of 4 columns: kRestPlanes of them are as many columns as a word of sign bits has.
 constexpr int64_t kRestColumns = kWordColumns / kRestPlanes;
 
@@ -30,7 +49,7 @@ class LaneArray {
         count_(std::clamp<int64_t>(end - position, 0, kGroupRows)) {}
 
   // Whether a column is one vector in memory, as load<true> and store<true> ask.
-  bool whole() const { return left_ >= kGroupRows && count_ == kGroupRows; }
+  HANOPS_INLINE bool whole() const { return left_ >= kGroupRows && count_ == kGroupRows; }
 
   template <bool kWhole = false>
   HANOPS_INLINE Vec<float> load(int64_t column) const {
@@ -77,26 +96,25 @@ class LaneArray {
   int64_t count_;  // lanes that are not spare
 };
 
-// Fetches into L2, while passes go over a tile of G lane groups, what is needed after them: columns lie too far apart
+// Fetches into L2, while passes go over a tile, what is needed after them: columns lie too far apart
 // for the processor to see them coming. Each block is spread evenly over the words of all passes.
-template <int G>
 class LanePrefetch {
  public:
-  LanePrefetch(const Stack& stack, int64_t passes)
+  LanePrefetch(const Stack& stack, int64_t groups, int64_t passes)
       : inner_(stack.inner),
         features_(stack.features),
+        groups_(groups),
         share_((features_ - 1) / (passes * word_count(features_)) + 1) {}
 
   // The lane groups from `position` on. Of a vector that lies in two lines the second is asked for: the first one is
   // the second of the lane group before.
-  template <class S>
-  void add(const Matrix& m, int64_t position) {
+  HANOPS_NOINLINE void add(const Matrix& m, int64_t item_size, int64_t position) {
     Block& block = blocks_[count_++];
-    block.column_stride = m.column_stride * int64_t{sizeof(S)};
-    for (int g = 0; g < G; ++g) {
+    block.column_stride = m.column_stride * item_size;
+    for (int64_t g = 0; g < groups_; ++g) {
       const int64_t last = position + (g + 1) * kGroupRows - 1;
       block.groups[g] =
-          reinterpret_cast<uintptr_t>(m.data) + (last / inner_ * m.row_stride + last % inner_) * int64_t{sizeof(S)};
+          reinterpret_cast<uintptr_t>(m.data) + (last / inner_ * m.row_stride + last % inner_) * item_size;
     }
   }
 
@@ -108,7 +126,7 @@ class LanePrefetch {
  private:
   static constexpr int kMostBlocks = 3;
   struct Block {
-    uintptr_t groups[G];  // the last lane's column 0, which may be past the end of the array
+    uintptr_t groups[kMostLaneGroups];  // the last lane's column 0, which may be past the end of the array
     int64_t column_stride;
   };
 
@@ -117,15 +135,15 @@ class LanePrefetch {
     for (int i = 0; i < count_; ++i) {
       const Block block = blocks_[i];
       for (int64_t c = next_; c < end; ++c) {
-        unroll<G>([&](auto g) HANOPS_LAMBDA {
+        for (int64_t g = 0; g < groups_; ++g) {
           __builtin_prefetch(reinterpret_cast<const void*>(block.groups[g] + c * block.column_stride), 0, 2);
-        });
+        }
       }
     }
     next_ = end;
   }
 
-  int64_t inner_, features_, share_, next_ = 0;
+  int64_t inner_, features_, groups_, share_, next_ = 0;
   int count_ = 0;
   Block blocks_[kMostBlocks];
 };
@@ -143,51 +161,54 @@ inline Matrix contiguous(const Stack& stack, const void* data) {
   return {data, stack.features * stack.inner, stack.inner};
 }
 
-// The G lane groups of a tile, of positions [position, end), in an array and in the rest beside it.
-template <class T, int G>
+// The lane groups of a tile, of positions [position, end), in an array and in the rest beside it. Loops hold one group
+// by value, as passes hold tiles: so that neither strides nor masks are read or made again for each column.
+template <class T>
 class TileArray {
   using S = std::remove_const_t<T>;
   using Word = std::conditional_t<std::is_const_v<T>, const float, float>;
   using Int8 = std::conditional_t<std::is_const_v<T>, const int8_t, int8_t>;
 
  public:
-  TileArray(const Stack& stack, T* data, int64_t outer_stride, int64_t column_stride, const Planes<Int8>& rest,
-            int64_t position, int64_t end)
+  HANOPS_NOINLINE TileArray(const Stack& stack, const Matrix& m, const Planes<Int8>& rest, int64_t groups,
+                            int64_t position, int64_t end)
       : features_(stack.features), has_rest_(kRounds<S> && rest.data) {
-    for (int g = 0; g < G; ++g) {
+    T* data = static_cast<T*>(const_cast<void*>(m.data));
+    for (int64_t g = 0; g < groups; ++g) {
       const int64_t first = position + g * kGroupRows;
-      lanes_[g] = LaneArray<T>(data, outer_stride, column_stride, stack.inner, first, end);
+      lanes_[g] = LaneArray<T>(data, m.row_stride, m.column_stride, stack.inner, first, end);
       if (has_rest_) rest_[g] = word_lanes(rest, stack.inner, first, end);
-      whole_ = whole_ && lanes_[g].whole();
     }
   }
 
-  // The columns of the word from `first` on, into the tile, whose columns are kStep apart and lane groups kNext.
-  template <int64_t kStep, int64_t kNext>
-  HANOPS_NOINLINE void read_word(int64_t first, int64_t columns, float* at) const {
-    if constexpr (kRounds<S>) {
-      if (has_rest_) return read_with_rest<kStep, kNext>(first, columns, at);
+  // The columns of the word from `first` on, into a plane of the tile.
+  HANOPS_NOINLINE void read_word(int64_t first, int64_t columns, const LanePlane& plane) const {
+    const int64_t step = plane.step;
+    for (int64_t g = 0; g < plane.groups; ++g) {
+      const LaneArray<T> lanes = lanes_[g];
+      float* const at = plane.at(first, g);
+      with_flag(lanes.whole(), [&](auto whole) HANOPS_LAMBDA {
+        if constexpr (kRounds<S>) {
+          if (has_rest_) return read_with_rest<whole>(lanes, rest_[g], first, columns, at, step);
+        }
+        for (int64_t c = 0; c < columns; ++c) lanes.template load<whole>(first + c).store(at + c * step);
+      });
     }
-    with_flag(whole_, [&](auto whole) HANOPS_LAMBDA {
-      for (int64_t c = 0; c < columns; ++c) {
-        unroll<G>([&](auto g)
-                      HANOPS_LAMBDA { lanes_[g].template load<whole>(first + c).store(at + c * kStep + g * kNext); });
-      }
-    });
   }
 
   // The same back.
-  template <int64_t kStep, int64_t kNext>
-  HANOPS_NOINLINE void write_word(int64_t first, int64_t columns, const float* at) const {
-    if constexpr (kRounds<S>) {
-      if (has_rest_) return write_with_rest<kStep, kNext>(first, columns, at);
+  HANOPS_NOINLINE void write_word(int64_t first, int64_t columns, const LanePlane& plane) const {
+    const int64_t step = plane.step;
+    for (int64_t g = 0; g < plane.groups; ++g) {
+      const LaneArray<T> lanes = lanes_[g];
+      const float* const at = plane.at(first, g);
+      with_flag(lanes.whole(), [&](auto whole) HANOPS_LAMBDA {
+        if constexpr (kRounds<S>) {
+          if (has_rest_) return write_with_rest<whole>(lanes, rest_[g], first, columns, at, step);
+        }
+        for (int64_t c = 0; c < columns; ++c) lanes.template store<whole>(first + c, load(at + c * step));
+      });
     }
-    with_flag(whole_, [&](auto whole) HANOPS_LAMBDA {
-      for (int64_t c = 0; c < columns; ++c) {
-        unroll<G>([&](auto g)
-                      HANOPS_LAMBDA { lanes_[g].template store<whole>(first + c, load(at + c * kStep + g * kNext)); });
-      }
-    });
   }
 
  private:
@@ -196,43 +217,40 @@ class TileArray {
     return p * word_count(features_) + first / kWordColumns;
   }
 
-  template <int64_t kStep, int64_t kNext>
-  HANOPS_INLINE void read_with_rest(int64_t first, int64_t columns, float* at) const {
+  template <bool kWhole>
+  HANOPS_INLINE void read_with_rest(const LaneArray<T>& lanes, const LaneArray<Word>& rest, int64_t first,
+                                    int64_t columns, float* at, int64_t step) const {
     for (int64_t c = 0; c < columns; c += kRestColumns) {
-      for (int g = 0; g < G; ++g) {
-        const Vec<float> bytes = rest_[g].load(rest_column(c / kRestColumns, first));
-        unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
-          if (c + j >= columns) return;
-          add_rest_byte<j>(lanes_[g].load(first + c + j), bytes, kDroppedBits<S>)
-              .store(at + (c + j) * kStep + g * kNext);
-        });
-      }
+      const Vec<float> bytes = rest.template load<kWhole>(rest_column(c / kRestColumns, first));
+      unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
+        if (c + j >= columns) return;
+        add_rest_byte<j>(lanes.template load<kWhole>(first + c + j), bytes, kDroppedBits<S>).store(at + (c + j) * step);
+      });
     }
   }
 
-  template <int64_t kStep, int64_t kNext>
-  HANOPS_INLINE void write_with_rest(int64_t first, int64_t columns, const float* at) const {
+  template <bool kWhole>
+  HANOPS_INLINE void write_with_rest(const LaneArray<T>& lanes, const LaneArray<Word>& rest, int64_t first,
+                                     int64_t columns, const float* at, int64_t step) const {
     for (int64_t c = 0; c < kWordColumns; c += kRestColumns) {
-      for (int g = 0; g < G; ++g) {
-        Registers<float, kRestColumns> bytes;
-        unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
-          if (c + j >= columns) return;
-          const Vec<float> exact = load(at + (c + j) * kStep + g * kNext);
-          S stored[kGroupRows];
-          store_storage<S>(exact, stored);
-          const Vec<float> rounded = load_storage<S>(stored);
-          lanes_[g].store(first + c + j, rounded);
-          bytes[j] = rest_of(exact, rounded, kDroppedBits<S>);
-        });
-        rest_[g].store(rest_column(c / kRestColumns, first), pack_rest(bytes));
-      }
+      Registers<float, kRestColumns> bytes;
+      unroll<kRestColumns>([&](auto j) HANOPS_LAMBDA {
+        if (c + j >= columns) return;
+        const Vec<float> exact = load(at + (c + j) * step);
+        S stored[kGroupRows];
+        store_storage<S>(exact, stored);
+        const Vec<float> rounded = load_storage<S>(stored);
+        lanes.template store<kWhole>(first + c + j, rounded);
+        bytes[j] = rest_of(exact, rounded, kDroppedBits<S>);
+      });
+      rest.template store<kWhole>(rest_column(c / kRestColumns, first), pack_rest(bytes));
     }
   }
 
   int64_t features_;
-  bool has_rest_, whole_ = true;
-  LaneArray<T> lanes_[G];
-  LaneArray<Word> rest_[G];
+  bool has_rest_;
+  LaneArray<T> lanes_[kMostLaneGroups];
+  LaneArray<Word> rest_[kMostLaneGroups];
 };
 
 }  // namespace CPU_CAPABILITY

@@ -19,6 +19,12 @@ namespace CPU_CAPABILITY {
 
 namespace vec = at::vec;
 
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr bool kManyRegisters = true;  // 32, not 16
+#else
+constexpr bool kManyRegisters = false;
+#endif
+
 // A vector holds whole bytes of sign bits: at least 8 columns, several registers where one is narrower.
 template <class A>
 constexpr int kRegisters = std::max<int>(1, 8 / vec::Vectorized<A>::size());

@@ -2,6 +2,7 @@
 // words.
 #pragma once
 
+#include <ATen/WrapDimUtils.h>
 #include <ATen/core/Tensor.h>
 
 #include <array>
@@ -140,7 +141,7 @@ c10::SmallVector<Int, at::kDimVectorStaticSize> sign_words_shape(c10::ArrayRef<I
 
 // The device type sets the layout of rows' bits.
 inline c10::SymDimVector signs_shape_of(const at::Tensor& x, const c10::SymInt& layers, int64_t dim) {
-  if (!is_last(x, dim)) return sign_words_shape(x.sym_sizes(), layers, dim < 0 ? dim + x.dim() : dim);
+  if (!is_last(x, dim)) return sign_words_shape(x.sym_sizes(), layers, at::maybe_wrap_dim(dim, x.dim()));
   const c10::SymInt features = x.sym_size(-1);
   const c10::SymInt bytes =
       x.is_cpu() ? sign_bytes(features) : chunked_sign_bytes(features.guard_int(__FILE__, __LINE__));

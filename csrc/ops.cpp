@@ -120,7 +120,7 @@ struct HanStack : Function<HanStack> {
     auto [y, signs] = forward_op().call(x, u, b, final_abs, save, abs, dim);
     ctx->set_materialize_grads(false);
     if (rest_planes(x.scalar_type(), save) > 0) ctx->saved_data["has_rest"] = true;
-    if (!is_last(x, dim)) ctx->saved_data["dim"] = dim < 0 ? dim + x.dim() : dim;
+    if (!is_last(x, dim)) ctx->saved_data["dim"] = at::maybe_wrap_dim(dim, x.dim());
     variable_list saved;
     saved.reserve(4);
     if (u.requires_grad()) saved.push_back(y);  // to rebuild the activations, which only du asks for
@@ -295,7 +295,7 @@ std::tuple<Tensor, Tensor> han_stack_forward(const Tensor& x, const Tensor& u, c
       return forward_by_rows_op().call(x, u, b, final_abs, save, abs, dim, "");
     }
     return cpu::han_stack_forward(x, u, b, layers_with_abs(u.size(-2), final_abs, abs), save,
-                                  dim < 0 ? dim + x.dim() : dim);
+                                  at::maybe_wrap_dim(dim, x.dim()));
   }
   return forward_op_of(backend).redispatch(device_of_checked(x), x, u, b, final_abs, save, abs, dim);
 }
@@ -310,7 +310,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
       return backward_by_rows_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim, "");
     }
     return cpu::han_stack_backward(dy, y, signs, u, b, layers_with_abs(u.size(-2), final_abs, abs), needs,
-                                   dim < 0 ? dim + dy.dim() : dim);
+                                   at::maybe_wrap_dim(dim, dy.dim()));
   }
   return backward_op_of(backend).redispatch(device_of_checked(dy), dy, y, signs, u, b, final_abs, needs, abs, dim);
 }

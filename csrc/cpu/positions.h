@@ -178,12 +178,25 @@ class TileArray {
       const int64_t first = position + g * kGroupRows;
       lanes_[g] = LaneArray<T>(data, m.row_stride, m.column_stride, stack.inner, first, end);
       if (has_rest_) rest_[g] = word_lanes(rest, stack.inner, first, end);
+      whole_ = whole_ && lanes_[g].whole();
     }
   }
 
   // The columns of the word from `first` on, into a plane of the tile.
   HANOPS_NOINLINE void read_word(int64_t first, int64_t columns, const LanePlane& plane) const {
-    const int64_t step = plane.step;
+    const int64_t step = plane.step, next = plane.next;
+    if constexpr (kRounds<S>) {
+      if (!has_rest_) {
+        float* const at = plane.at(first, 0);
+        return for_groups(plane.groups, [&](auto whole, auto groups) HANOPS_LAMBDA {
+          for (int64_t c = 0; c < columns; ++c) {
+            unroll<groups>([&](auto g) HANOPS_LAMBDA {
+              lanes_[g].template load<whole>(first + c).store(at + c * step + g * next);
+            });
+          }
+        });
+      }
+    }
     for (int64_t g = 0; g < plane.groups; ++g) {
       const LaneArray<T> lanes = lanes_[g];
       float* const at = plane.at(first, g);
@@ -198,7 +211,19 @@ class TileArray {
 
   // The same back.
   HANOPS_NOINLINE void write_word(int64_t first, int64_t columns, const LanePlane& plane) const {
-    const int64_t step = plane.step;
+    const int64_t step = plane.step, next = plane.next;
+    if constexpr (kRounds<S>) {
+      if (!has_rest_) {
+        const float* const at = plane.at(first, 0);
+        return for_groups(plane.groups, [&](auto whole, auto groups) HANOPS_LAMBDA {
+          for (int64_t c = 0; c < columns; ++c) {
+            unroll<groups>([&](auto g) HANOPS_LAMBDA {
+              lanes_[g].template store<whole>(first + c, load(at + c * step + g * next));
+            });
+          }
+        });
+      }
+    }
     for (int64_t g = 0; g < plane.groups; ++g) {
       const LaneArray<T> lanes = lanes_[g];
       const float* const at = plane.at(first, g);
@@ -212,6 +237,15 @@ class TileArray {
   }
 
  private:
+  // Calls body(constant whole, constant groups). Of 16-bit values, groups go side by side: one after another, as in
+  // float32, took 1.2 to 1.5 of the time of a call where they are not whole (128 features, 49 positions, AVX-512).
+  template <class Body>
+  HANOPS_INLINE void for_groups(int64_t groups, Body&& body) const {
+    with_flag(whole_, [&](auto whole) HANOPS_LAMBDA {
+      with_constant<kMostLaneGroups>(groups, [&](auto g) HANOPS_LAMBDA { body(whole, g); });
+    });
+  }
+
   // Of plane p of the rest and the word from column `first` on.
   HANOPS_INLINE int64_t rest_column(int64_t p, int64_t first) const {
     return p * word_count(features_) + first / kWordColumns;
@@ -248,7 +282,7 @@ class TileArray {
   }
 
   int64_t features_;
-  bool has_rest_;
+  bool has_rest_, whole_ = true;
   LaneArray<T> lanes_[kMostLaneGroups];
   LaneArray<Word> rest_[kMostLaneGroups];
 };

@@ -59,7 +59,7 @@ struct BackwardLanes {
 
   LaneTile<G, kPlanes> state;  // gz, and p
   LaneSigns<G, const uint8_t> signs;
-  LanePrefetch& to_come;                          // dy and y of the next tile, dx of this one
+  LanePrefetch& to_come;                          // dy, y and signs of the next tile, dx of this one
   float* sums;                                    // (word's columns, lanes): dw of the tile, then db
   alignas(64) float minus_beta2[G * kGroupRows];  // -2 w . gz of the layer at hand
   alignas(64) float alpha2[G * kGroupRows];       // -2 w . p, which is 2 w . x_l
@@ -181,6 +181,7 @@ HANOPS_NOINLINE void backward_lanes(const Stack& stack, const Backward& call, in
     to_come.add(call.dy, sizeof(S), row + groups * kGroupRows);
     if (du) to_come.add(call.y, sizeof(S), row + groups * kGroupRows);
     if (call.dx) to_come.add(dx, sizeof(S), row);
+    to_come.add(word_matrix(stack, call.signs), sizeof(float), row + groups * kGroupRows, word_columns(stack));
     const TileArray<const S> from_dy(stack, call.dy, {}, groups, row, end);
     const TileArray<const S> from_y(stack, call.y, call.rest, groups, row, end);
     const TileArray<S> to(stack, dx, {}, groups, row, end);

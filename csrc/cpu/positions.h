@@ -3,6 +3,8 @@
 // memory where they lie in one outer, two where they lie in two, and no transpose is needed.
 #pragma once
 
+#include <limits>
+
 #include "rest.h"
 
 namespace hanops::cpu {
@@ -106,10 +108,12 @@ class LanePrefetch {
         groups_(groups),
         share_((features_ - 1) / (passes * word_count(features_)) + 1) {}
 
-  // The lane groups from `position` on. Of a vector that lies in two lines the second is asked for: the first one is
-  // the second of the lane group before.
-  HANOPS_NOINLINE void add(const Matrix& m, int64_t item_size, int64_t position) {
+  // The lane groups from `position` on, of as many columns as there are features, or `columns` if they are fewer. Of a
+  // vector that lies in two lines the second is asked for: the first one is the second of the lane group before.
+  HANOPS_NOINLINE void add(const Matrix& m, int64_t item_size, int64_t position,
+                           int64_t columns = std::numeric_limits<int64_t>::max()) {
     Block& block = blocks_[count_++];
+    block.columns = columns;
     block.column_stride = m.column_stride * item_size;
     for (int64_t g = 0; g < groups_; ++g) {
       const int64_t last = position + (g + 1) * kGroupRows - 1;
@@ -124,17 +128,17 @@ class LanePrefetch {
   }
 
  private:
-  static constexpr int kMostBlocks = 3;
+  static constexpr int kMostBlocks = 4;
   struct Block {
     uintptr_t groups[kMostLaneGroups];  // the last lane's column 0, which may be past the end of the array
-    int64_t column_stride;
+    int64_t column_stride, columns;
   };
 
   HANOPS_NOINLINE void fetch_columns() {
     const int64_t end = std::min(next_ + share_, features_);
     for (int i = 0; i < count_; ++i) {
       const Block block = blocks_[i];
-      for (int64_t c = next_; c < end; ++c) {
+      for (int64_t c = next_; c < std::min(end, block.columns); ++c) {
         for (int64_t g = 0; g < groups_; ++g) {
           __builtin_prefetch(reinterpret_cast<const void*>(block.groups[g] + c * block.column_stride), 0, 2);
         }
@@ -155,6 +159,13 @@ auto word_lanes(const Planes<Byte>& planes, int64_t inner, int64_t position, int
   return LaneArray<Word>(reinterpret_cast<Word*>(planes.data), planes.row_stride / int64_t{sizeof(float)}, inner, inner,
                          position, end);
 }
+
+// The sign words of positions, (outer, layers, words, inner), as a matrix of 4-byte items; how many columns it has.
+template <class Byte>
+Matrix word_matrix(const Stack& stack, const Planes<Byte>& signs) {
+  return {signs.data, signs.row_stride / int64_t{sizeof(float)}, stack.inner};
+}
+inline int64_t word_columns(const Stack& stack) { return stack.abs_layers * word_count(stack.features); }
 
 // A contiguous (outer, features, inner).
 inline Matrix contiguous(const Stack& stack, const void* data) {

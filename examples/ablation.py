@@ -38,7 +38,8 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
     axes.set_yticks(range(len(results)), [NAMES[model] for model in results])
     axes.set(xlabel="test accuracy, %; grey: each seed", title="checkerboard, 20 hidden layers of width 30")
     axes.grid(axis="x", alpha=0.3)
-    axes.invert_yaxis()
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlim(right=101)
     save_plot(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def plot(path: Path, model: Network, group: int, run: Data, history: list[dict[s
         right.plot(*zip(*points, strict=True), style, color=COLOURS[0], label=name)
     right.set(title="accuracy", xlabel="thousands of iterations", ylabel="%", ylim=(40, 101))
     right.legend()
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 90))
     save_plot(figure, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def main() -> int:
         for side, program in zip(runs, given.programs, strict=True):
             side.append(samples_of(program, given.case, given.repeats))
         rows = [row(name, [[run[name] for run in side] for side in runs]) for name in runs[0][0]]
-        given.json.write_text(json.dumps({"a": given.programs[0], "b": given.programs[1], "rows": rows}))
+        a, b = map(os.path.relpath, given.programs)  # a result names no folder of the machine
+        given.json.write_text(json.dumps({"a": a, "b": b, "rows": rows}))
     print(f"A = {given.programs[0]}, B = {given.programs[1]}")
     for r in rows:
         turns = ", ".join(f"{ratio:.3f}" for ratio in r["ratios"])

@@ -56,8 +56,7 @@ inline void check_strided(const char* name, const std::optional<at::Tensor>& t) 
 // Which layers take the absolute value: all, all but the last, or none.
 inline void check_abs(bool final_abs, bool abs) {
   TORCH_CHECK_VALUE(final_abs || abs,
-                    "han_stack: final_abs must not be given where abs is False and no layer takes the absolute value, "
-                    "got False");
+                    "han_stack: final_abs must be True where no layer takes the absolute value, got False");
 }
 
 // The axis of the features, of an `x` of so many axes; returns it as it counts from the first.

@@ -147,7 +147,7 @@ namespace {
 // Whether the backend of a call has no kernels for its axis. Then rows are copied above autograd, and only they are
 // kept for the backward. Of sizes that are symbols nothing is asked.
 bool lacks_axis(const Tensor& x, const Tensor& u, int64_t dim) {
-  if (is_last(x, dim)) return false;
+  if (is_last(x, dim) || x.is_meta()) return false;
   const auto features = u.sym_size(-1).maybe_as_int(), elements = x.sym_numel().maybe_as_int();
   const auto layers = u.sym_size(-2).maybe_as_int();
   if (!features || !layers || !elements) return false;
@@ -201,15 +201,25 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward_autograd(const Tensor& dy,
   return backward_op().call(dy, y, signs, u, b, final_abs, needs, abs, dim);
 }
 
-// ---- autocast: x alone, float64 excepted; u and b stay as they are
+// ---- autocast: x alone, float64 excepted; u and b stay as they are. hanops/ops/autocast.py has the same
+
+// A parameter as it goes with rows of a dtype: of the other half dtype it is widened, which is exact.
+Tensor beside(at::ScalarType rows, const Tensor& t) {
+  const at::ScalarType own = t.scalar_type();
+  const bool other = (own == at::kHalf && rows == at::kBFloat16) || (own == at::kBFloat16 && rows == at::kHalf);
+  return other ? t.to(at::kFloat) : t;
+}
 
 template <c10::DeviceType device>
 Tensor han_stack_autocast(const Tensor& x, const Tensor& u, const OptionalTensor& b, bool final_abs, bool abs,
                           int64_t dim, bool exact) {
   const c10::impl::ExcludeDispatchKeyGuard guard(at::autocast::get_autocast_dispatch_key_from_device_type(device));
   static const auto op = find_op<StackSchema>("hanops::han_stack");
-  const Tensor cast = at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device);
-  return op.call(cast, u, b, final_abs, abs, dim, exact);
+  const at::ScalarType dtype = at::autocast::get_autocast_dtype(device);
+  const Tensor cast = at::autocast::cached_cast(dtype, x, device);
+  if (!x.defined() || cast.scalar_type() != dtype) return op.call(x, u, b, final_abs, abs, dim, exact);
+  const OptionalTensor b_beside = b ? OptionalTensor(beside(dtype, *b)) : std::nullopt;
+  return op.call(cast, beside(dtype, u), b_beside, final_abs, abs, dim, exact);
 }
 
 // ---- implementations

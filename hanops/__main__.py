@@ -64,7 +64,7 @@ def _installation() -> dict[str, Any]:
         "wheel": _wheel(),
         "built_for": built_for(),
         "torch": torch.__version__,
-        "supported_torch": "{} to {}".format(*SUPPORTED),
+        "supported_torch": "{} or later, tested to {}".format(*SUPPORTED),
         "triton": triton,
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = verbs.add_parser("info", help="versions, backends and why each would run or not")
     info.set_defaults(run=_info, parser=info)
-    info.add_argument("--kernels", action="store_true", help="compile every Triton kernel and list what it takes")
+    info.add_argument("--kernels", action="store_true", help="compile the main Triton kernels and list what they take")
     info.add_argument("--target", choices=TARGETS, help=f"what the kernels are compiled for ({TARGETS[1]})")
     info.add_argument("--dtype", nargs="+", choices=DTYPES, help=f"of x, one table for each ({DTYPES[0]})")
     info.add_argument("--json", action="store_true", help="print one JSON object")

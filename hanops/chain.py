@@ -9,6 +9,7 @@ from hanops.backends import by_rows, plain_torch
 from hanops.definition.checks import check_backward, check_stack
 from hanops.definition.signs import is_last, layers_with_abs
 from hanops.functional import _takes_abs, han_stack
+from hanops.ops import autocast
 
 
 def han_stack_inverse(
@@ -17,22 +18,20 @@ def han_stack_inverse(
     b: Tensor | None = None,
     *,
     final_abs: bool = True,
-    activation: str | None = None,
+    activation: str | None = "abs",
     signs: Tensor | None = None,
     dim: int = -1,
 ) -> Tensor:
-    """Returns the x of which `han_stack(x, u, b)` is y.
+    """Returns the x of which `han_stack` with the same u, b and options gives y.
 
-    Without an activation the inverse is a chain itself, one kernel: the layers in reverse order, their biases
-    reflected. With absolute values it needs their signs, which `han_stack(..., return_signs=True)` gives, and runs in
-    plain torch, layer by layer. It is differentiable in y, u and b.
+    With absolute values it needs their signs, which `han_stack(..., return_signs=True)` gives, and runs in plain torch,
+    layer by layer. Without an activation the inverse is a chain itself, one kernel: the layers in reverse order, their
+    biases reflected. It is differentiable in y, u and b. Autocast does not change its dtypes.
 
     Args:
         y: (..., features), or (groups, ..., features) for grouped stacks; float64, float32, bfloat16 or float16.
-        u, b, final_abs: as given to `han_stack`.
-        activation: as given to `han_stack`, but None by default.
+        u, b, final_abs, activation, dim: as given to `han_stack`.
         signs: the sign bits of the forward, where the activation is 'abs'.
-        dim: as given to `han_stack`.
 
     Returns:
         x, of the shape and dtype of y. It is as exact as y is: in bfloat16 y has 8 bits, or with its signs 16.
@@ -43,10 +42,10 @@ def han_stack_inverse(
 
     >>> import torch, hanops
     >>> x, u, b = torch.randn(5, 8), torch.randn(3, 8), torch.randn(3, 8)
-    >>> y = hanops.han_stack(x, u, b, activation=None)
-    >>> torch.testing.assert_close(hanops.han_stack_inverse(y, u, b), x)
     >>> y, signs = hanops.han_stack(x, u, b, return_signs=True)
-    >>> torch.testing.assert_close(hanops.han_stack_inverse(y, u, b, activation="abs", signs=signs), x)
+    >>> torch.testing.assert_close(hanops.han_stack_inverse(y, u, b, signs=signs), x)
+    >>> y = hanops.han_stack(x, u, b, activation=None)
+    >>> torch.testing.assert_close(hanops.han_stack_inverse(y, u, b, activation=None), x)
     """
     abs = _takes_abs("han_stack_inverse", activation)
     check_stack("y", y, u, b, final_abs, abs, dim)
@@ -54,7 +53,7 @@ def han_stack_inverse(
         if signs is None:
             raise ValueError(
                 "han_stack_inverse: signs must be given where the activation is 'abs', got None:"
-                " han_stack(..., return_signs=True) gives them"
+                " han_stack(..., return_signs=True) gives them; a chain has activation=None"
             )
         check_backward(y, y, signs, u, b, final_abs, [False] * 3, dim=dim)
         abs_layers = layers_with_abs(u, final_abs)
@@ -65,9 +64,11 @@ def han_stack_inverse(
     if signs is not None:
         raise ValueError("han_stack_inverse: signs must be None where the activation is None")
     if b is not None:  # each reflected along its own u: x = (y - b) H = y H - b H
-        apart = han_stack(b.flatten(0, -2).unsqueeze(1), u.flatten(0, -2).unsqueeze(1), activation=None)
+        with autocast.disabled(u):
+            apart = han_stack(b.flatten(0, -2).unsqueeze(1), u.flatten(0, -2).unsqueeze(1), activation=None)
         b = -apart.view(b.shape).flip(-2)
-    return han_stack(y, u.flip(-2), b, activation=None, dim=dim)
+    with autocast.disabled(y):
+        return han_stack(y, u.flip(-2), b, activation=None, dim=dim)
 
 
 def orthogonal(u: Tensor, columns: int | None = None) -> Tensor:
@@ -81,7 +82,8 @@ def orthogonal(u: Tensor, columns: int | None = None) -> Tensor:
         columns: how many, from 0 to features; None: all.
 
     Returns:
-        (features, columns) or (groups, features, columns), in the dtype of u. The columns are orthonormal.
+        (features, columns) or (groups, features, columns), in the dtype of u, also under autocast. The columns are
+        orthonormal.
 
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
@@ -107,7 +109,8 @@ def orthogonal(u: Tensor, columns: int | None = None) -> Tensor:
     rows = torch.eye(columns, features, dtype=u.dtype, device=u.device)
     if u.dim() == 3:
         rows = rows.expand(u.shape[0], columns, features)
-    return han_stack(rows, u.flip(-2), activation=None).mT
+    with autocast.disabled(u):
+        return han_stack(rows, u.flip(-2), activation=None).mT
 
 
 class Householder(nn.Module):

@@ -27,6 +27,7 @@ from hanops.definition.checks import check_stack
 from hanops.definition.reference import arithmetic_dtype
 from hanops.definition.signs import is_chunked, layers_with_abs, pack, signs_shape
 from hanops.modules import HanStack, _with_axis, is_innermost
+from hanops.ops import autocast
 from hanops.ops.autograd import is_differentiated
 
 __all__ = ["ShardFeatures", "shard_features"]
@@ -170,9 +171,7 @@ class ShardedHanStack(HanStack):
 
     def _run(self, x: Tensor, u: Tensor, b: Tensor | None, keeps_order: bool) -> Tensor:
         """Returns the output of this device's part; its features are innermost in memory, or it is contiguous."""
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind) and x.dtype in (torch.float32, torch.bfloat16, torch.float16):
-            x = x.to(torch.get_autocast_dtype(kind))
+        x, u, b = autocast.cast(x, u, b)
         rows = x if self.dim == -1 else x.movedim(self.dim, -1)
         empty = u.shape[-1] == 0  # there may be more devices than chunks: a feature that stays 0 takes part in the sums
         if empty:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from hanops import _torch, ops  # noqa: F401  the latter registers the op
+from hanops.ops import autocast
 from hanops.ops.when_imported import when_imported
 
 _op = torch.ops.hanops.han_stack.default
@@ -86,11 +87,13 @@ def han_stack(
             device's own: csrc/signs.h.
 
     Returns:
-        The output, contiguous, of the shape and dtype of x. With no layers, a copy of x.
+        The output, contiguous, of the shape and dtype of x, or under autocast of its dtype. With no layers, a copy of
+        x.
 
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
-        ValueError: for a shape or a device that does not fit, or final_abs=False where no layer has an activation.
+        ValueError: for a shape, a device or an axis that does not fit, an unknown activation, or final_abs=False where
+            there is none.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
 
@@ -110,7 +113,7 @@ def han_stack(
     abs = activation == "abs" or _takes_abs("han_stack", activation)
     try:
         if return_signs:
-            return _forward_op(x, u, b, final_abs, 2 if exact else 1, abs, dim)
+            return _forward_op(*autocast.cast(x, u, b), final_abs, 2 if exact else 1, abs, dim)
         return _op(x, u, b, final_abs, abs) if exact and dim == -1 else _op(x, u, b, final_abs, abs, dim, exact=exact)
     except RuntimeError as error:  # of an argument that is no tensor, or no bool
         found = _OF_ANOTHER_TYPE.search(str(error))
@@ -141,11 +144,12 @@ def han_layer(
         exact, dim: as in `han_stack`.
 
     Returns:
-        The output, contiguous, of the shape and dtype of x.
+        The output, contiguous, of the shape and dtype of x, or under autocast of its dtype.
 
     Raises:
         TypeError: for a dtype that does not fit, or what is no strided tensor.
-        ValueError: for a shape or a device that does not fit.
+        ValueError: for a shape or a device that does not fit, an unknown activation, or final_abs=False where there is
+            none.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1.
 

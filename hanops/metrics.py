@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from hanops.definition.reference import arithmetic_dtype, han_stack
 from hanops.definition.signs import DROPPED, layers_with_abs
-from hanops.models.layers import Abs, GroupSort
+from hanops.models.layers import HIDDEN_ACTIVATIONS
 from hanops.modules import HanLayer, HanStack
 
-_ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, Abs, GroupSort)
+_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, nn.Tanh, nn.Sigmoid)
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ def activation_ratio(model: nn.Module, x: Tensor) -> float:
 
     Args:
         model: its activations are counted in `HanStack`, one for each feature and layer that ends in an absolute value,
-            and in modules such as `nn.ReLU`; activations that are functions are not seen.
+            in `nn.Tanh`, `nn.Sigmoid` and the activations that `hanops.convert` replaces; others, and activations that
+            are functions, are not seen.
         x: one row, (in_features,) or (1, in_features); with groups, (groups, 1, in_features).
 
     Raises:
@@ -72,16 +73,18 @@ def variability(values: Tensor, step: float, dims: int = 2) -> Tensor:
     Args:
         values: f on the mesh, (..., n, ..., n), n at least 4.
         step: distance of two neighbours.
-        dims: number of axes of the mesh, the last ones.
+        dims: number of axes of the mesh, the last ones; at least 1.
 
     Returns:
-        The variability of each f, (...).
+        The variability of each f, (...), in float64.
 
     Raises:
-        ValueError: where an axis of the mesh has fewer than 4 points.
+        ValueError: where dims is below 1, or an axis of the mesh has fewer than 4 points.
 
     Source: Yu and Zhang, arXiv 2106.04088, version 1.
     """
+    if dims < 1:
+        raise ValueError(f"variability: dims must be at least 1, got {dims}")
     axes = tuple(range(-dims, 0))
     shape = list(values.shape)
     if values.dim() < dims or min(values.shape[axis] for axis in axes) < 4:
@@ -104,6 +107,9 @@ def jacobian_spectrum(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
 
     Returns:
         (rows, min(in_features, out_features)).
+
+    Raises:
+        ValueError: where x does not have two axes.
 
     Source: the G-matrix of arXiv 2106.04088 is this Jacobian, for a layer in the middle of a network.
 
@@ -181,13 +187,22 @@ def growth(stack: HanStack, x: Tensor) -> Growth:
 
     Args:
         stack: any HanStack.
-        x: what goes into it, `features` long along the stack's `dim`.
+        x: what goes into it, `features` long along the stack's `dim`; a dtype and a device that the stack takes.
+
+    Returns:
+        The lengths of the rows, and `du_error(dtype)`: the error in du where the output has that dtype.
+
+    Raises:
+        ValueError: where x does not have the stack's features along its `dim`.
 
     >>> import torch, hanops
     >>> growth = hanops.metrics.growth(hanops.HanStack(8, 20), torch.randn(100, 8))
     >>> bool((growth.du_error(torch.bfloat16) < 0.05).all())
     True
     """
+    if not -x.dim() <= stack.dim < x.dim() or x.shape[stack.dim] != stack.features:
+        wanted = f"the stack's {stack.features} features along axis {stack.dim}"
+        raise ValueError(f"growth: x must have {wanted}, got shape {list(x.shape)}")
     rows = x.movedim(stack.dim, -1)
     rows = rows.to(arithmetic_dtype(rows.dtype))
     abs_layers = layers_with_abs(stack.u, stack.final_abs, stack.activation is not None)

@@ -71,7 +71,8 @@ class HanStack(SelfDrawn):
 
     Raises:
         TypeError: for arguments of a wrong type.
-        ValueError: for features < 1, depth < 0, groups < 1, or another activation.
+        ValueError: for features < 1, depth < 0, groups < 1, another activation, final_abs=False without one, or dim=0
+            with groups.
 
     Source: Yu and Zhang, arXiv 2106.04088, Algorithm 1 and the authors' initialisation.
 

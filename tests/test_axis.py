@@ -437,3 +437,13 @@ def test_refused(backend, device):
     with pytest.raises(ValueError, match=r"signs must have shape \[2, 2, 1, 3, 4\], got \[2, 2, 1, 3, 1\]"):
         ops.han_stack_backward(y, y, signs[..., :1], u, None, True, [True] * 3, dim=1)
     assert prod(signs.shape) == 2 * 2 * 3 * 4
+
+
+def test_meta_tensors_have_no_backend(backend):
+    """Shapes are told wherever a call would run, also where a backend is asked for that no meta tensor runs on."""
+    with torch.device("meta"):
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), hanops.HanStack(8, 2, dim=1))
+        y = model(torch.randn(2, 3, 4, 5))
+        y.sum().backward()
+    assert (y.device.type, y.shape) == ("meta", (2, 8, 4, 5))
+    assert model[1].u.grad.shape == (2, 8)

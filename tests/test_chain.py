@@ -200,13 +200,13 @@ def test_what_inverses_refuse():
     x, u, b = inputs()
     y, signs = hanops.han_stack(x, u, b, return_signs=True)
     with pytest.raises(ValueError, match="signs must be given where the activation is 'abs', got None"):
-        hanops.han_stack_inverse(y, u, b, activation="abs")
+        hanops.han_stack_inverse(y, u, b)
     with pytest.raises(ValueError, match="signs must be None where the activation is None"):
-        hanops.han_stack_inverse(y, u, b, signs=signs)
+        hanops.han_stack_inverse(y, u, b, activation=None, signs=signs)
     with pytest.raises(ValueError, match="the last axis of y must have u's 6 features, got shape"):
         hanops.han_stack_inverse(y[:, :5], u, b)
     with pytest.raises(ValueError, match="signs must have shape"):
-        hanops.han_stack_inverse(y, u, b, activation="abs", signs=signs[:, :1])
+        hanops.han_stack_inverse(y, u, b, signs=signs[:, :1])
     with pytest.raises(ValueError, match="HanStack: x must have an axis 2"):
         hanops.HanStack(6, 2, dim=2, activation=None).inverse(y)
 

@@ -139,7 +139,7 @@ def test_other_modules_stay(after):
     following = after()
     model = nn.Sequential(nn.Linear(8, 8), following, *mlp(8, hidden=1)[2:])
     report = hanops.convert(model, verbose=False)
-    assert reasons(report)["0"] == "no activation follows in an nn.Sequential"
+    assert reasons(report)["0"] == "no activation to replace follows in an nn.Sequential"
     assert type(model[0]) is nn.Linear
     hanops.convert(model, where="0", verbose=False)
     assert isinstance(model[0], hanops.HanStack)
@@ -187,7 +187,7 @@ def test_a_sequential_with_its_own_forward_is_not_seen_through():
             return x + self[1](self[0](x))
 
     model = Skip(nn.Linear(8, 8), nn.ReLU())
-    with pytest.raises(ValueError, match=r"0, Linear\(8, 8\): no activation follows in an nn\.Sequential"):
+    with pytest.raises(ValueError, match=r"0, Linear\(8, 8\): no activation to replace follows in an nn\.Sequential"):
         hanops.convert(model)
     hanops.convert(model, where="0", verbose=False)
     assert not model[0].final_abs

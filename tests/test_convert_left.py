@@ -94,7 +94,7 @@ def test_hooks_of_an_activation_keep_it():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
     model[1].register_forward_hook(lambda module, x, y: y)
     report = hanops.convert(model, verbose=False)
-    assert reasons(report) == {"0": "no activation follows in an nn.Sequential"}
+    assert reasons(report) == {"0": "no activation to replace follows in an nn.Sequential"}
 
 
 def test_shared_and_tied_layers():
@@ -177,7 +177,7 @@ def test_the_error_is_short_and_names_what_helps():
         hanops.convert(Blocks())
     assert str(raised.value).splitlines() == [
         "convert: model must hold a Linear that can be converted, got none of 150:",
-        "  blocks.*.proj, Linear(8, 8), 50 of them: no activation follows in an nn.Sequential",
+        "  blocks.*.proj, Linear(8, 8), 50 of them: no activation to replace follows in an nn.Sequential",
         "  blocks.*.mlp.fc1, Linear(8, 16), 50 of them: not square",
         "  blocks.*.mlp.fc2, Linear(16, 8), 50 of them: not square",
         'where="blocks.*.proj" chooses Linears wherever the model calls them; its activations stay.',

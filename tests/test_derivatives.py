@@ -227,6 +227,37 @@ def test_expanded_weights(backend, device):
         call_for_per_sample_grads(ByName(layer.u, layer.b))(x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_expanded_weights_under_autocast(backend, device, dtype):
+    """As `HanStack` itself; parameters of the other half dtype are widened."""
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    model, x = hanops.HanStack(8, 3, dtype=dtype, device=device), torch.randn(5, 8, dtype=dtype, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        wanted = torch.autograd.grad(model(x).float().square().sum(), list(model.parameters()))
+        leaf = x.clone().requires_grad_()
+        y = call_for_per_sample_grads(model)(leaf)
+        y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert leaf.grad.dtype == dtype
+    close([p.grad_sample.sum(0) for p in model.parameters()], wanted, 0.01)
+
+
+def test_vmap_over_no_stacks(device):
+    """A batch of size 0 has the shapes of one that is not empty, also of grouped stacks."""
+    for lead in ((), (2,)):
+        x, u = torch.randn(0, *lead, 5, 8, device=device), torch.randn(0, *lead, 3, 8, device=device)
+        assert vmap(hanops.han_stack)(x, u).shape == x.shape
+        gradient = vmap(grad(lambda u, x: hanops.han_stack(x, u).sum()))(u, x)
+        assert gradient.shape == u.shape
+
+
+def test_forward_mode_without_signs(device):
+    x, u = torch.randn(5, 8, device=device), torch.randn(3, 8, device=device)
+    _, signs = jvp(lambda x: torch.ops.hanops.han_stack_forward(x, u, None, True, 0), (x,), (x,))[0]
+    assert signs.shape == torch.ops.hanops.han_stack_forward(x, u, None, True, 0)[1].shape == (0,)
+
+
 @row("Transforms", "`functional_call`, and ensembles by `stack_module_state`")
 def test_ensembles(backend, device):
     models = [network().to(device) for _ in range(3)]

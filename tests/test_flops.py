@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def test_any_order_of_imports(first):
     """The counter imports Triton, so hanops does not import it."""
     program = f"""
 import sys
+import textwrap
 {first}
 assert ("torch.utils.flop_counter" in sys.modules) == ({first!r} != "import hanops")
 import hanops
@@ -73,3 +75,22 @@ def test_handles_of_ops(groups, shape):
     ((name, handle),) = hanops.metrics.fvcore_handles().items()
     (node,) = (node for node in graph.nodes() if node.kind() == name)
     assert handle(list(node.inputs()), list(node.outputs())) == 2 * x.numel() * 3
+
+
+def test_a_search_for_the_counter_before_its_import():
+    """What looks for a module without importing it, as dependency checks do, does not use up what hanops waits for."""
+    program = """
+        import importlib.util, torch, hanops
+        for name in ("torch.utils.flop_counter", "torch.nn.utils._expanded_weights"):
+            assert importlib.util.find_spec(name) is not None
+        from torch.utils.flop_counter import FlopCounterMode
+        from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+        stack, x = hanops.HanStack(8, 2), torch.randn(3, 8)
+        with FlopCounterMode(display=False) as counter:
+            stack(x)
+        assert counter.get_total_flops() == 4 * x.numel() * 2, counter.get_total_flops()
+        call_for_per_sample_grads(stack)(x).sum().backward()
+        assert stack.u.grad_sample.shape == (3, 2, 8)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -64,3 +64,10 @@ def test_sizes(options, groups):
 def test_no_layers():
     growth = hanops.metrics.growth(hanops.HanStack(6, 0), torch.randn(4, 6))
     assert growth.ratios.shape == growth.du_error(torch.bfloat16).shape == (0,)
+
+
+@pytest.mark.parametrize(("dim", "shape"), [(-1, (5, 7)), (1, (5,))])
+def test_growth_refuses_a_wrong_shape(dim, shape):
+    wanted = rf"growth: x must have the stack's 8 features along axis {dim}, got shape \[{', '.join(map(str, shape))}\]"
+    with pytest.raises(ValueError, match=wanted):
+        hanops.metrics.growth(hanops.HanStack(8, 2, dim=dim), torch.zeros(shape))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -50,6 +53,62 @@ def test_autocast(backend, device, half):
     with torch.autocast(device.type, half):
         results = gradients(stack, rows.float())
     close(results, gradients(truth_of(stack), rows.double()), 3 * torch.finfo(half).eps)
+
+
+@row("Mixed precision", "`torch.autocast` to one half dtype with parameters of the other: they are widened")
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_autocast_of_the_other_half(backend, device, half, dim):
+    other = next(dtype for dtype in HALVES if dtype != half)
+    stack = hanops.HanStack(8, 3, dim=dim, dtype=other, device=device)
+    x = torch.randn(9, 8, 5, device=device).movedim(1, dim).bfloat16().to(other)  # exact in both: no kink lies between
+    with torch.autocast(device.type, half):
+        y, *grads = gradients(stack, x)
+        assert hanops.han_stack(x, stack.u, stack.b, dim=dim, return_signs=True)[0].dtype == half
+    assert y.dtype == half
+    assert [g.dtype for g in grads] == [other] * 3
+    close([y, *grads], gradients(truth_of(stack), x.double()), 0.05)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_autocast_with_signs(backend, device, half):
+    """The signs of a call are those of the output that it gives without them."""
+    stack, x = hanops.HanStack(16, 3, device=device), torch.randn(9, 16, device=device)
+    with torch.autocast(device.type, half):
+        y, signs = hanops.han_stack(x, stack.u, stack.b, return_signs=True)
+        back = stack.inverse(y, signs)
+        assert torch.equal(y, stack(x))
+        assert hanops.han_stack(x.double(), stack.u, stack.b, return_signs=True)[0].dtype == F64
+    assert y.dtype == back.dtype == half
+    torch.testing.assert_close(back.float(), x, atol=0.05, rtol=0.05)
+
+
+@row("Mixed precision", "`torch.autocast`: inverses, `orthogonal` and `Householder` keep their dtypes")
+@pytest.mark.parametrize("groups", [None, 2])
+def test_autocast_of_chains(backend, device, groups):
+    _compare_chains(device, groups, lambda chains: chains)
+
+
+def test_compiled_autocast_of_chains(device):
+    _compare_chains(device, None, lambda chains: torch.compile(chains, fullgraph=True))
+
+
+def _compare_chains(device: torch.device, groups: int | None, prepare: Callable[..., Callable[[], Any]]) -> None:
+    stack = hanops.HanStack(8, 3, activation=None, groups=groups, device=device)
+    linear = nn.Linear(8, 8, device=device)
+    nn.utils.parametrize.register_parametrization(linear, "weight", hanops.Householder())
+    y = torch.randn(*stack.u.shape[:-2], 5, 8, device=device)
+
+    def chains() -> tuple[torch.Tensor, ...]:
+        return stack.inverse(y), stack.inverse(y.bfloat16()), hanops.orthogonal(stack.u), linear.weight
+
+    plain = chains()
+    with torch.autocast(device.type, torch.bfloat16):
+        results = prepare(chains)()
+    for result, wanted in zip(results, plain, strict=True):
+        torch.testing.assert_close(result, wanted)
+    q = results[-1]
+    torch.testing.assert_close(q.mT @ q, torch.eye(8, device=device))
 
 
 @row("Mixed precision", "`torch.amp.GradScaler`")

@@ -77,10 +77,13 @@ def test_activations():
     from hanops.models.layers import make_activation
 
     x = torch.tensor([[4.0, -1.0, 3.0, 7.0, 0.0, 5.0, 2.0, -6.0, 8.0, 1.0]])
-    assert make_activation("maxmin")(x).tolist() == [[-1, 4, 3, 7, 0, 5, -6, 2, 1, 8]]
-    assert make_activation("groupsort")(x).tolist() == [[-1, 0, 3, 4, 7, -6, 1, 2, 5, 8]]
+    assert make_activation("maxmin", 10)(x).tolist() == [[-1, 4, 3, 7, 0, 5, -6, 2, 1, 8]]
+    assert make_activation("groupsort", 10)(x).tolist() == [[-1, 0, 3, 4, 7, -6, 1, 2, 5, 8]]
     with pytest.raises(ValueError, match="activation must be one of abs, relu, maxmin, groupsort, got 'tanh'"):
-        make_activation("tanh")
+        make_activation("tanh", 10)
+    for network in (HanNet, FCNet):
+        with pytest.raises(ValueError, match="width must be a multiple of 5, the runs that 'groupsort' sorts, got 32"):
+            network(2, 32, 3, 1, activation="groupsort")
 
 
 def authors_state(model: HanNet) -> dict[str, Tensor]:
@@ -260,6 +263,11 @@ def test_activation_ratio_of_a_stack():
     assert metrics.activation_ratio(stack, torch.zeros(8)) == 24 / 64
 
 
+def test_activation_ratio_counts_what_convert_replaces():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LeakyReLU())
+    assert metrics.activation_ratio(model, torch.zeros(8)) == 8 / 72
+
+
 def test_variability():
     n, step = 41, 0.05
     axis = torch.linspace(-1, 1, n, dtype=torch.float64)
@@ -270,6 +278,8 @@ def test_variability():
     torch.testing.assert_close(got, torch.stack([wanted, torch.zeros(()).double(), torch.zeros(()).double()]))
     with pytest.raises(ValueError, match="at least 4 points"):
         metrics.variability(torch.zeros(3, 3), 0.1)
+    with pytest.raises(ValueError, match="variability: dims must be at least 1, got 0"):
+        metrics.variability(torch.zeros(5, 5), 0.1, dims=0)
 
 
 @pytest.mark.parametrize("depth", [1, 20, 3000])

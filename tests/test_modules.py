@@ -227,3 +227,7 @@ def test_training_reduces_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
+
+
+def test_names_of_what_is_imported_late():
+    assert {"distributed", "peft", "HanStack"} <= set(dir(hanops))

@@ -26,7 +26,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"final_abs": False, "abs": False},
         WRONG,
-        "final_abs must not be given where abs is False and no layer takes the absolute value, got False",
+        "final_abs must be True where no layer takes the absolute value, got False",
     ),
     ({"dim": 0}, WRONG, r"axis 0 of x must have u's 4 features, got shape \[2, 3, 4\]"),
     ({"dim": -2}, WRONG, r"axis 1 of x must have u's 4 features, got shape \[2, 3, 4\]"),

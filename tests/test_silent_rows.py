@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 import hanops
 from hanops.distributed import shard_features
@@ -50,6 +51,24 @@ def test_a_float16_row_that_overflows_in_the_last_rounding(backend, device):
     y.backward(torch.tensor([[0.0], [1.0]], dtype=torch.float16, device=device).expand(2, 8))
     assert u.grad.isfinite().all()
     assert u.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_spoilt_rows_add_nothing_to_second_derivatives(backend, device, groups):
+    p = spoilt(problem(13, 6, 3, torch.float64, groups=groups, device=device))
+    live = (p.dy != 0).any(-1)
+
+    def second(x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+        u, b = p.u.clone().requires_grad_(), p.b.clone().requires_grad_()
+        y = hanops.han_stack(x, u, b)
+        loss = torch.where(dy != 0, y, 0).square().sum()  # of the rows that have a gradient
+        gu, gb = torch.autograd.grad(loss, (u, b), create_graph=True)
+        return torch.autograd.grad((gu * p.u.flip(-1)).sum() + (gb * p.b.flip(-1)).sum(), (u, b))
+
+    got, clean = second(p.x, p.dy), second(torch.where(live.unsqueeze(-1), p.x, 1.0), p.dy)
+    assert not hanops.han_stack(p.x, p.u, p.b).isfinite().all()
+    for g, wanted in zip(got, clean, strict=True):
+        torch.testing.assert_close(g, wanted)
 
 
 def test_spoilt_rows_with_gradient_still_show(backend, device, dtype):

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
+import hanops
 from hanops.backends.triton.tiles import FUSED_LIMIT
 from hanops.profiling.ahead_of_time import WIDTHS
 
@@ -76,3 +78,15 @@ def test_info_lists_the_kernels():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert len(rows) == kernels_of_a_storage()
     assert all(int(registers) > 0 and int(spills) == 0 for *_, registers, spills in rows)
+
+
+@pytest.mark.parametrize("features", [32, 9000])
+def test_refuses_more_layers_than_offsets_reach(features):
+    """Sums of du lie 2 * layers * columns apart, in 32 bits; wide rows are padded to whole bytes of signs."""
+    columns = -(-features // 32) * 32
+    u = torch.zeros(1, 1).expand(2**30 // columns + 1, features)
+    with (
+        hanops.use_backend("triton"),
+        pytest.raises(ValueError, match="takes less than 2\\^30 layers x features, these padded, got"),
+    ):
+        hanops.han_stack(torch.zeros(1, features), u)

@@ -31,8 +31,8 @@ Type type_of(const Tensor& t) {
 }
 
 int as_int(int64_t size, const char* what) {
-  TORCH_CHECK_VALUE(size <= std::numeric_limits<int>::max() / 4, "han_stack: backend 'cuda' takes at most 2^29 ", what,
-                    ", got ", size);
+  TORCH_CHECK_VALUE(size <= std::numeric_limits<int>::max() / 4, "han_stack: backend 'cuda' takes less than 2^29 ",
+                    what, ", got ", size);
   return static_cast<int>(size);
 }
 
@@ -96,6 +96,11 @@ void launch(const Plan& plan, const Tensor& like) {
   plan.launch(workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
 }
 
+// Signs as this library allocates them: a view into other memory, as a saved-tensor hook may give, can lie anywhere.
+Tensor aligned(const Tensor& signs) {
+  return reinterpret_cast<uintptr_t>(signs.const_data_ptr()) % 16 == 0 ? signs : signs.clone();
+}
+
 OptionalTensor contiguous(const OptionalTensor& t) { return t ? OptionalTensor(t->contiguous()) : std::nullopt; }
 
 }  // namespace
@@ -129,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor> han_stack_backward(const Tensor& dy, const Op
                                                       const Tensor& u, const OptionalTensor& b, int64_t abs_layers,
                                                       std::array<bool, 3> needs, int64_t dim) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(dy));
-  const Tensor u_packed = u.contiguous(), signs_packed = signs.contiguous();
+  const Tensor u_packed = u.contiguous(), signs_packed = aligned(signs.contiguous());
   const OptionalTensor b_packed = contiguous(b);
   auto call = call_of<BackwardCall>(dy, u_packed, b_packed, abs_layers, dim);
   const auto output = [](const Tensor& like, bool needed) {

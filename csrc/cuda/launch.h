@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -28,7 +29,10 @@ template <class Call>
 void launch(void (*kernel)(Call), const char* name, int64_t blocks, int threads, size_t shared, Call call,
             cudaStream_t stream, bool early = false) {
   constexpr size_t kByDefault = 48 << 10;  // more has to be asked for
+  static std::mutex mutex;                 // no other thread's call asks for less before this one's launch
+  std::unique_lock lock(mutex, std::defer_lock);
   if (shared > kByDefault) {
+    lock.lock();
     const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
     check(cudaFuncSetAttribute(kernel, most, static_cast<int>(shared)), "cudaFuncSetAttribute");
   }

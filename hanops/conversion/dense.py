@@ -14,18 +14,12 @@ from torch.nn.utils import parametrize
 from hanops import _torch
 from hanops.conversion.in_place import copy_after, is_plain
 from hanops.definition.checks import DTYPES
-from hanops.models.layers import Abs, GroupSort
+from hanops.models.layers import HIDDEN_ACTIVATIONS, Abs
 from hanops.modules import HanStack, _check_count
 from hanops.selection import choose, kinds, pattern
 
-# Those of hidden layers, without parameters: an absolute value may take their place.
-_ACTIVATIONS = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Softplus, nn.Hardswish, Abs, GroupSort),
-)
-
 _NOT_SQUARE = "not square"
-_UNSEEN = "no activation follows in an nn.Sequential"
+_UNSEEN = "no activation to replace follows in an nn.Sequential"
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,8 @@ def convert(
 ) -> Conversion:
     """Replaces square `nn.Linear` and the activations that follow by Han layers, in place, and prints what it did.
 
-    A Linear and an activation such as ReLU, GELU or SiLU after it in an `nn.Sequential` become a `HanStack`, whose
-    absolute value is the activation, and an `nn.Identity`, so that every other module keeps its name. Pairs that
+    A Linear and an activation after it in an `nn.Sequential` become a `HanStack`, whose absolute value is the
+    activation, and an `nn.Identity`, so that every other module keeps its name. Pairs that
     follow one another become one stack, one kernel, in the place of the first Linear. Other Linears are left, unless
     `where` chooses them: then they become a `HanStack` with `final_abs=False`, which keeps signs as they do, and what
     follows them stays: an activation that the model's forward calls, a norm, a sigmoid, or nothing.
@@ -108,7 +102,9 @@ def convert(
         model: holds the Linears.
         depth: Han layers for each of them; 3 where the paper has them fit what one dense layer computes.
         where: which Linears: a predicate of name and module, or names and patterns such as "blocks.*.fc1", whose `*`
-            also stands for dots. None: the square ones that an activation follows in an `nn.Sequential`.
+            also stands for dots. None: the square ones that an activation to replace follows in an `nn.Sequential`:
+            ReLU, ReLU6, LeakyReLU, RReLU, ELU, SELU, CELU, GELU, SiLU, Mish, Softplus, Hardswish, or of `hanops.models`
+            Abs or GroupSort.
         sandwich: width of the Han layers for those Linears of `where` that are not square. Such a Linear becomes a
             Linear to this width, an absolute value, a `HanStack` and a Linear to its own width, as in
             `hanops.models.HanHead`; what follows it stays. None leaves such Linears.
@@ -207,7 +203,7 @@ class _Dense:
     def activation(self) -> nn.Module | None:
         """The activation that follows a square layer: its absolute value will take the place of it."""
         module = self.parent._modules[self.following] if self.following is not None else None
-        return module if self.square and type(module) in _ACTIVATIONS and not _has_hooks(module) else None
+        return module if self.square and type(module) in HIDDEN_ACTIVATIONS and not _has_hooks(module) else None
 
 
 def _is_dense(module: nn.Module | None) -> TypeGuard[nn.Linear]:

@@ -40,10 +40,7 @@ def check_abs(final_abs: bool, abs: bool) -> None:
         ValueError: where no layer is, and the last is told of on its own.
     """
     if not final_abs and not abs:
-        _fail(
-            ValueError,
-            "final_abs must not be given where abs is False and no layer takes the absolute value, got False",
-        )
+        _fail(ValueError, "final_abs must be True where no layer takes the absolute value, got False")
 
 
 def check_dim(name: str, axes: int, dim: int, grouped: bool = False) -> int:

@@ -96,7 +96,8 @@ class HanNet(Network):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: for sizes below 1, dense layers outside of 2 to depth, or an unknown activation.
+        ValueError: for sizes below 1, dense layers outside of 2 to depth, an unknown activation, or a width that is no
+            multiple of the runs that it sorts.
 
     Dense weights start orthogonal, u as random unit vectors, biases uniform in ±1/sqrt(size of the input).
 
@@ -135,7 +136,7 @@ class HanNet(Network):
             run = 0
             if layer <= depth:
                 size = in_features if layer == 1 else width
-                hidden += [make_dense(size, width, groups, device, dtype), make_activation(activation)]
+                hidden += [make_dense(size, width, groups, device, dtype), make_activation(activation, width)]
         super().__init__(hidden, sizes, groups, device, dtype)
         self.dense_layers, self.activation = tuple(sorted(dense_layers)), activation
         for weight in weights(self):
@@ -169,7 +170,7 @@ def _han_layers(
     layers: list[nn.Module] = []
     for _ in range(depth):
         reflection = HanLayer(width, groups=groups, final_abs=False, device=device, dtype=dtype)
-        layers += [reflection, make_activation(activation)]
+        layers += [reflection, make_activation(activation, width)]
     return layers
 
 
@@ -183,7 +184,7 @@ class FCNet(Network):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: for sizes below 1, or an unknown activation.
+        ValueError: for sizes below 1, an unknown activation, or a width that is no multiple of the runs that it sorts.
 
     Weights start by `kaiming_normal_`, with the gain of ReLU or, for the others, which keep the second moment of a
     symmetric input, with gain 1. Biases start uniform in ±1/sqrt(size of the input).
@@ -208,7 +209,7 @@ class FCNet(Network):
         hidden: list[nn.Module] = []
         for layer in range(depth):
             size = width if layer else in_features
-            hidden += [make_dense(size, width, groups, device, dtype), make_activation(activation)]
+            hidden += [make_dense(size, width, groups, device, dtype), make_activation(activation, width)]
         super().__init__(hidden, sizes, groups, device, dtype)
         self.activation = activation
         with torch.no_grad():
@@ -222,6 +223,12 @@ class FCNet(Network):
 
 def orthogonality_penalty(model: nn.Module) -> Tensor:
     """Returns the sum of |W^T W - I|^2 over the square dense layers of a model; with groups, one for each.
+
+    Args:
+        model: with dense layers of any dtype, all of them on one device.
+
+    Returns:
+        A scalar, or (groups,), in the dtype of the weights; 0 where no dense layer is square.
 
     Source: the 'OrthFC' rows of the ablation in arXiv 2106.04088.
     """

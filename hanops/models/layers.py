@@ -110,20 +110,28 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
             yield from module.weight.unsqueeze(0).flatten(0, -3)
 
 
+# Those of hidden layers, without parameters: an absolute value may take their place.
+HIDDEN_ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Softplus, nn.Hardswish, Abs, GroupSort),
+)
+SIZES = {"maxmin": 2, "groupsort": 5}  # of the runs that are sorted
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "abs": Abs,
     "relu": nn.ReLU,
-    "maxmin": lambda: GroupSort(2),
-    "groupsort": lambda: GroupSort(5),
+    "maxmin": lambda: GroupSort(SIZES["maxmin"]),
+    "groupsort": lambda: GroupSort(SIZES["groupsort"]),
 }
 
 
-def make_activation(name: str) -> nn.Module:
-    """Returns the activation of a name.
+def make_activation(name: str, width: int) -> nn.Module:
+    """Returns the activation of a name, for layers of a width.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a width that is no multiple of the runs that it sorts.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    if width % SIZES.get(name, 1):
+        raise ValueError(f"width must be a multiple of {SIZES[name]}, the runs that {name!r} sorts, got {width}")
     return ACTIVATIONS[name]()

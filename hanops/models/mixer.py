@@ -130,17 +130,17 @@ class Mixer(nn.Module):
 
 
 def mixer_cifar(num_classes: int, mlp_blocks: int = 0, han_blocks: int = 0) -> Mixer:
-    """Returns the paper's Mixer for CIFAR: 32x32 pixels, 64 tokens of 512 channels."""
+    """Returns the paper's Mixer for CIFAR: 32x32 pixels, 64 tokens of 512 channels. Arguments: as of `Mixer`."""
     return Mixer(num_classes, mlp_blocks=mlp_blocks, han_blocks=han_blocks)
 
 
 def mixer_stl10(num_classes: int, mlp_blocks: int = 0, han_blocks: int = 0) -> Mixer:
-    """Returns the paper's Mixer for STL10: 96x96 pixels, 144 tokens of 512 channels."""
+    """Returns the paper's Mixer for STL10: 96x96 pixels, 144 tokens of 512 channels. Arguments: as of `Mixer`."""
     return Mixer(num_classes, image_size=96, strides=(1, 2, 2, 2), mlp_blocks=mlp_blocks, han_blocks=han_blocks)
 
 
 def mixer_imagenet64(num_classes: int, mlp_blocks: int = 0, han_blocks: int = 0) -> Mixer:
-    """Returns the paper's Mixer for ImageNet-64: 64x64 pixels, 64 tokens of 1024 channels.
+    """Returns the paper's Mixer for ImageNet-64: 64x64 pixels, 64 tokens of 1024 channels. Arguments: as of `Mixer`.
 
     The strides follow from the number of tokens, which follows from the counts of parameters that the paper prints.
     """

@@ -100,9 +100,10 @@ def han_stack_forward(
     """Is the op `han_stack_forward`, with every derivative in x, u and b. Forward mode derives plain torch."""
     if _torch.has_tangent(x, u, b):  # below, the op itself checks its arguments
         check_forward(x, u, b, final_abs, save, abs, dim)
-        return by_rows.forward(plain_torch.forward, x, u, b, layers_with_abs(u, final_abs, abs), save or 1, dim)
-    with _torch.enable_single_level_autograd_function():
-        y, signs = HanStack.apply(x, u, b, final_abs, save or 2, abs, dim)  # type: ignore[attr-defined]
+        y, signs = by_rows.forward(plain_torch.forward, x, u, b, layers_with_abs(u, final_abs, abs), save or 1, dim)
+    else:
+        with _torch.enable_single_level_autograd_function():
+            y, signs = HanStack.apply(x, u, b, final_abs, save or 2, abs, dim)  # type: ignore[attr-defined]
     return y, signs if save else signs.new_empty(0)
 
 
@@ -208,6 +209,8 @@ def double_backward(
         x = reflect(s * x - bs[:, layer], ws[:, layer])
         g = reflect(s * g, ws[:, layer])
 
+    silent = (g == 0).all(-1, keepdim=True)  # a row whose dy is 0 adds 0 to u's gradient, whatever it holds
+
     # Upward, with m and k, the gradients of S in g and x of the layer: S is a sum over layers of v_db . gz and
     # -2 ((w_dot . x) (w . gz) + (w . x) (w_dot . gz)), and v_dx . g_0.
     m = torch.zeros_like(g) if v_dx is None else as_rows(v_dx, u).to(dtype)
@@ -218,8 +221,8 @@ def double_backward(
         gz, p = reflect(g, w), reflect(x, w)
         k = k - 2 * (dot(w, gz) * w_dot + dot(w_dot, gz) * w)
         d_w = dot(w_dot, x) * gz + dot(w_dot, gz) * x + dot(w, gz) * m + dot(w, m) * gz + dot(w, p) * k + dot(w, k) * p
-        dws.append(-2 * d_w.sum(-2))
-        d_w_dots.append(-2 * (dot(w, gz) * x + dot(w, x) * gz).sum(-2))
+        dws.append(-2 * d_w.masked_fill(silent, 0).sum(-2))
+        d_w_dots.append(-2 * (dot(w, gz) * x + dot(w, x) * gz).masked_fill(silent, 0).sum(-2))
         m = reflect(m, w) - 2 * (dot(w_dot, x) * w + dot(w, x) * w_dot) + v_b[:, layer]
         k = reflect(k, w)
         dbs.append(-k.sum(-2))

@@ -56,6 +56,9 @@ def _backward(dy: Tensor, y: Tensor | None, signs: Tensor, u: Tensor, *rest: Any
 def decompositions() -> dict[_torch.OpOverload, Callable[..., object]]:
     """Returns the decompositions of hanops' ops to core ATen, for graphs that are to run where hanops is not installed.
 
+    Returns:
+        A table for `run_decompositions` of an exported program: functions by the op that they decompose.
+
     >>> import torch, hanops
     >>> program = torch.export.export(hanops.HanStack(8, 2), (torch.randn(4, 8),))
     >>> program = program.run_decompositions(hanops.decompositions())

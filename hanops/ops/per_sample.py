@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hanops import _torch
+from hanops.ops import autocast
 
 # By function: its u and b as the op takes them.
 _AS_STACK: dict[Any, Callable[..., tuple[Tensor, Tensor | None]]] = {}
@@ -67,29 +68,31 @@ class HanStackPerSampleGrad(torch.autograd.Function):
             raise ValueError(f"han_stack: dim must not be the axis of samples, {axis}, got {dim}")
 
         def run(x: Tensor, u: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
-            stack = x.movedim(0, axis), *_AS_STACK[function](u, b)
+            stack = autocast.cast(x.movedim(0, axis), *_AS_STACK[function](u, b))
             return torch.ops.hanops.han_stack_forward(*stack, final_abs, save, abs, dim)
 
         y, signs = tools.forward_helper(run, (x.movedim(axis, 0), u, b), {})
         ctx.save_for_backward(y, signs)
-        ctx.call = function, u, b, final_abs, abs, dim - axes if dim >= 0 else dim, axis
+        ctx.call = function, x.dtype, u, b, final_abs, abs, dim - axes if dim >= 0 else dim, axis
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Sets `grad_sample` of u and b, and returns the gradient of x, the third argument."""
-        function, u, b, final_abs, abs, dim, axis = ctx.call
+        function, dtype, u, b, final_abs, abs, dim, axis = ctx.call
         _, tools = _torch.expanded_weights()
-        stack = _AS_STACK[function](*(tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)))
+        given = _AS_STACK[function](*(tools.unpack_expanded_weight_or_tensor(t) for t in (u, b)))
+        stack = [None if t is None else autocast.beside(dy.dtype, t) for t in given]
         needs = [ctx.needs_input_grad[2], _is_expanded(u), _is_expanded(b)]
 
         def of_sample(dy: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return torch.ops.hanops.han_stack_backward(dy, y, signs, *stack, final_abs, needs, abs, dim)
 
         dx, du, db = torch.vmap(of_sample, axis)(dy, *ctx.saved_tensors)
-        tools.set_grad_sample_if_exists(u, lambda like: du.reshape(-1, *like.shape))
-        tools.set_grad_sample_if_exists(b, lambda like: db.reshape(-1, *like.shape))
-        return None, None, dx.movedim(0, axis) if needs[0] else None, *(None for _ in ctx.needs_input_grad[3:])
+        tools.set_grad_sample_if_exists(u, lambda like: du.reshape(-1, *like.shape).to(like.dtype))
+        tools.set_grad_sample_if_exists(b, lambda like: db.reshape(-1, *like.shape).to(like.dtype))
+        of_x = dx.movedim(0, axis).to(dtype) if needs[0] else None
+        return None, None, of_x, *(None for _ in ctx.needs_input_grad[3:])
 
 
 def implement(function: Any, as_stack: Callable[..., tuple[Tensor, Tensor | None]]) -> None:

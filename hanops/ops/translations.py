@@ -14,7 +14,10 @@ def onnx_translations() -> dict[_torch.OpOverload, Callable[..., Any]]:
     """Returns a table for `custom_translation_table` of `torch.onnx.export(model, args, dynamo=True)`.
 
     A layer is six operators of ONNX, beside two that cut its u and b out of the stack's. Without the table torch
-    exports the decompositions, and each layer is more operators. Needs onnxscript, as torch's exporter does.
+    exports the decompositions, and each layer is more operators.
+
+    Raises:
+        ModuleNotFoundError: where onnxscript is not installed, which torch's exporter needs too.
 
     >>> import torch, hanops
     >>> table = hanops.onnx_translations()

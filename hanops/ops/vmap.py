@@ -36,7 +36,8 @@ class _Batch:
 
     def __init__(self, size: int, u: Tensor, u_dim: int | None, over_stacks: bool) -> None:
         self.size, self.over_stacks = size, over_stacks
-        self.grouped = u.dim() - (u_dim is not None) == 3
+        shape = _one(u, u_dim).shape
+        self.grouped, self.groups = len(shape) == 3, shape[0]
         self.out = 0 if over_stacks or not self.grouped else 1
 
     def rows(self, t: Tensor | None, dim: int | None) -> Tensor | None:
@@ -53,7 +54,7 @@ class _Batch:
 
     def result(self, t: Tensor) -> Tensor:
         """Gives an output of the op its batch axis back, at `out`."""
-        return t.unflatten(0, (self.size, -1)) if self.over_stacks and self.grouped else t
+        return t.unflatten(0, (self.size, self.groups)) if self.over_stacks and self.grouped else t
 
 
 def _forward(

@@ -12,7 +12,7 @@ from torch import Tensor
 from hanops import _torch, backends
 from hanops.definition.checks import check_stack
 from hanops.definition.signs import is_last
-from hanops.ops import autograd
+from hanops.ops import autocast, autograd
 from hanops.ops.registration import (
     BACKWARD,
     BACKWARDS,
@@ -75,10 +75,9 @@ def _differentiable_backward(
 
 def _autocast(device_type: str) -> Callable[..., Tensor]:
     def cast(x: Tensor, u: Tensor, b: Tensor | None, *flags: bool) -> Tensor:
-        casts = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        x = x.to(torch.get_autocast_dtype(device_type)) if casts else x
+        tensors = autocast.cast(x, u, b)
         with _torch.without_autocast(device_type):
-            return torch.ops.hanops.han_stack(x, u, b, *flags)
+            return torch.ops.hanops.han_stack(*tensors, *flags)
 
     return cast
 
@@ -94,6 +93,6 @@ def define() -> None:
     library.impl("han_stack", _differentiable_stack, "Autograd")
     library.impl("han_stack_forward", _differentiable_forward, "Autograd")
     library.impl("han_stack_backward", _differentiable_backward, "Autograd")
-    for device_type in ("cpu", "cuda"):
+    for device_type in autocast.KINDS:
         library.impl("han_stack", _autocast(device_type), f"Autocast{device_type.upper()}")
     warnings.warn("hanops was built without native code: on a CPU its ops run in plain torch, slowly", stacklevel=2)

@@ -54,10 +54,11 @@ def profile(case: ProfileCase, backend: str = "auto", seconds: float = 2.0) -> P
         x, dy, stack, ops = case.random(), case.random(), case.stack().requires_grad_(False), torch.ops.hanops
         u, b = stack.u, stack.b
         chosen = hanops.explain(x, u, b).backend
-        y, signs = ops.han_stack_forward(x, u, b, True, True)
+        save = 2  # as in training: the signs, and of a 16-bit output its rest
+        y, signs = ops.han_stack_forward(x, u, b, True, save)
         calls: dict[str, Callable[[], object]] = {
-            "forward": lambda: ops.han_stack_forward(x, u, b, True, False),
-            "forward with bits": lambda: ops.han_stack_forward(x, u, b, True, True),
+            "forward": lambda: ops.han_stack_forward(x, u, b, True, 0),
+            "forward with bits": lambda: ops.han_stack_forward(x, u, b, True, save),
             "backward": lambda: ops.han_stack_backward(dy, y, signs, u, b, True, [True, True, True]),
         }
         samplers = {name: sampler(call, case.device) for name, call in calls.items()}

@@ -128,6 +128,9 @@ def _on(device: torch.device) -> Iterator[None]:
 
 def _packed(stack: _Stack, u: Tensor, b: Tensor | None, columns: int) -> tuple[Tensor, Tensor]:
     """Returns w and b of every layer, padded to `columns`, and |u| as two factors."""
+    if stack.layers * columns >= 2**30:  # offsets within the sums of a group are of 32 bits
+        wanted = "less than 2^30 layers x features, these padded"
+        raise ValueError(f"han_stack: backend 'triton' takes {wanted}, got {stack.layers} x {columns}")
     layers = stack.groups * stack.layers
     packed = torch.empty(layers, 2, columns, dtype=stack.dtype, device=stack.device)
     norms = torch.empty(layers, 2, dtype=stack.dtype, device=stack.device)

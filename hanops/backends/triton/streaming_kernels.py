@@ -61,6 +61,7 @@ def forward_streaming(
             if REST:
                 o_rest = (row * planes(abs_layers, REST) + abs_layers) * BYTES
                 tl.store(p_signs + o_rest + column, rest_of(x, y, REST))
+        tl.debug_barrier()  # the next row takes the same scratch memory
 
 
 @triton.jit
@@ -148,3 +149,4 @@ def backward_streaming(
                 column = first + columns
                 dx = tl.load(p_g + column) + c * tl.load(p_above + column)
                 tl.store(p_dx + row * features + column, cast(dx, p_dx.dtype.element_ty), mask=column < features)
+            tl.debug_barrier()  # the next row takes the same scratch memory

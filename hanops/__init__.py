@@ -36,16 +36,15 @@ __all__ = [
 ]
 
 
-_LATE = ("distributed", "peft")
-
-
 def __getattr__(name: str) -> Any:
     """Imports `hanops.distributed` and `hanops.peft` when they are used: DTensor is slow to import."""
-    if name in _LATE:
-        return import_module(f"hanops.{name}")
+    if name == "distributed":
+        return import_module("hanops.distributed")
+    if name == "peft":
+        return import_module("hanops.peft")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Returns the module's names, and those of what is imported when it is used."""
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), "distributed", "peft"})

@@ -1,7 +1,7 @@
 """Runs the papers' experiments, and writes docs/results.md: `make paper`, `make paper-part PART=1`, `make paper-full`.
 
-A part is about two hours of the full runs on two idle cores, part 5 three; `--parts` lists them. An interrupted call
-goes on where it was. What a JSON of the same command is there for is not run again; a result of other options is
+A part is about two hours of the full runs on two idle cores; `--parts` lists them. An interrupted call goes on where
+it was. What a JSON of the same command is there for is not run again; a result of other options is
 removed when its experiment starts. After each experiment the plots that experiments share are drawn and the page is
 written anew. A full run replaces the reduced one, and no result with data gives way to one without.
 """

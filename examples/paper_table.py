@@ -17,7 +17,7 @@ class Experiment:
 
     stem: of the JSON.
     reduced: options for an hour of all experiments on 2 cores; None leaves the experiment out.
-    full: the papers' options, or as much of them as a part has room for; None leaves it out.
+    full: the papers' options, or as much of them as a part of two hours has room for; None leaves it out.
     part: of the full runs, in the order in which they matter; None where only all of them together have it.
     seconds: of the full run on one core, or on all where it runs alone. That is about, and of an idle machine: on
         cores that others use too, the first runs took two to five times as long.
@@ -102,7 +102,7 @@ def approximation(
 def sines(model: str, seconds: int, alone: bool = False) -> Experiment:
     """Returns the experiment of a network that learns two waves."""
     rates = f"--models {model} --rates {'0.01 0.025' if model == 'hannet' else '0.005 0.01'}"
-    reduced, full = f"{rates} --width 100 --iterations 8000", f"{rates} --seeds 10"
+    reduced, full = f"{rates} --width 100 --iterations 8000", f"{rates} --seeds 5"  # 10 take over two hours
     return Experiment(f"sines-{model}", "sines", reduced, full, 5, seconds, alone=alone)
 
 
@@ -169,8 +169,8 @@ EXPERIMENTS = [
     approximation("-width100", "--width 100", None, 4, 3100),
     approximation("-width30", "--width 30", None, 4, 700),
     # Part 5: two waves, few parameters, attacks.
-    sines("fcnet", 8400, alone=True),
-    sines("hannet", 2200),
+    sines("fcnet", 4200, alone=True),
+    sines("hannet", 1100),
     Experiment(
         "heatmap-hannet-about400",
         "heatmap",
@@ -197,7 +197,7 @@ EXPERIMENTS = [
         6,
         5040,
     ),
-    # No part: beyond eleven hours in all, or seconds, or data that are not included.
+    # No part: beyond ten hours in all, or seconds, or data that are not included.
     *(approximation(f"-width{width}", f"--width {width}", None) for width in (40, 60, 70, 80, 90)),
     *(approximation(f"-sgd-width{width}", f"--optimizer sgd --width {width}", None) for width in WIDTHS),
     Experiment("digits", "digits", "", "", data="mnist"),

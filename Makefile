@@ -63,9 +63,9 @@ guard: build  ## the CPU kernels in guarded memory, every case, and their gradie
 fuzz: build  ## call the ops and modules with CASES (20000) hostile arguments drawn with SEED, on BACKEND (cpu)
 	@$(PY) -m tests.fuzz $(call given,CASES SEED BACKEND)
 
-paper: build  ## the papers' experiments, reduced to fit an hour on 2 cores, and docs/results.md; DATA=DIR of data sets
+paper: build  ## the papers' experiments, reduced to an hour of 2 idle cores, and docs/results.md; DATA=DIR of data sets
 	@$(PY) -m examples.paper $(call given,DATA)
-paper-part: $(if $(PART),build)  ## full runs of PART 1 to 6, each two hours of 2 cores at most; goes on; DATA=DIR
+paper-part: $(if $(PART),build)  ## full runs of PART 1 to 6, each two hours of 2 idle cores at most; goes on; DATA=DIR
 	@$(PY) -m examples.paper --part $(or $(PART),$(error give PART=1 to 6)) $(call given,DATA)
 paper-full: build  ## full runs of all parts, and of image sets, for days; an interrupted call goes on; DATA=DIR
 	@$(PY) -m examples.paper --full $(call given,DATA)

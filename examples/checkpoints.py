@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hanops.profiling.files import write_bytes
 
@@ -53,11 +55,59 @@ def load(
     state = torch.load(io.BytesIO(content), map_location=device)
     if not isinstance(state, dict) or not {"settings", *keys} <= state.keys():
         raise RefusedError(f"{path} is no {kind} of this program: start --fresh")
-    if state["settings"] != settings:
+    theirs = state["settings"]
+    if other := {key: theirs.get(key) for key in (settings | theirs) if theirs.get(key) != settings.get(key)}:
         raise RefusedError(
-            f"{path} is of another {kind}: go on with the settings {state['settings']}, or start --fresh"
+            f"{path} is of another {kind}, with other {', '.join(other)}: go on with {other}, or start --fresh"
         )
     return state
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file of a training, or where it is to be.
+
+    path: of the file.
+    renew: whether a file that cannot be gone on with is removed, which is told; else it is refused.
+    """
+
+    path: Path
+    renew: bool = False
+
+    def load(
+        self, settings: dict[str, Any], keys: Collection[str], device: torch.device | str, kind: str
+    ) -> dict[str, Any] | None:
+        """Returns what `load` does of the file, or None where there is none to go on with."""
+        if not self.path.exists():
+            return None
+        try:
+            return load(self.path, settings, keys, device, kind)
+        except RefusedError as error:
+            if not self.renew:
+                raise
+            print(f"{error}. Here it starts anew.")
+            self.path.unlink()
+            return None
+
+
+def checksum(*tensors: Tensor) -> list[str]:
+    """Returns a text of each tensor that other values change, but not the rounding of another number of threads.
+
+    It has the shape, the norm, and a sum with random weights over the norm.
+
+    Args:
+        tensors: of numbers; of groups that share their memory the first is looked at.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for tensor in tensors:
+        total = (tensor[:1] if tensor.stride(0) == 0 else tensor).cpu().float()
+        norm = torch.linalg.vector_norm(total, dtype=torch.float64).item()
+        while total.dim():
+            total = total.double() if total.dim() == 1 else total
+            total = total @ torch.randn(total.shape[-1], generator=generator, dtype=total.dtype)
+        found.append(f"{list(tensor.shape)}, {norm:.6g}, {total.item() / max(norm, 1e-30):.4f}")
+    return found
 
 
 def check_progress(path: Path, done: Any, whole: int) -> None:

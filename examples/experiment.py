@@ -21,6 +21,7 @@ from PIL import Image
 import hanops
 from hanops.profiling.files import write_text
 
+from .checkpoints import Checkpoint
 from .options import device, natural
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 matplotlib.use("agg")
 
 TITLES = {"hannet": "HanNet", "fcnet": "FCNet", "fcnet1": "FCNet1", "fcnet2": "FCNet2", "fcnet3": "FCNet3"}
+OF_THE_CALL = ("--fresh", "--renew", "--no-plot")  # options on which no result depends
 PLOT_BYTES = 100_000
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#6a4c93", "#7a7a7a")
 
@@ -42,7 +44,13 @@ def parser(description: str | None, iterations: int | None = None) -> argparse.A
     options.add_argument("--device", type=device, default="cpu", help="where to train: cpu or cuda")
     options.add_argument("--out", type=Path, default=Path("runs"), help="folder of the JSON, the plot and checkpoints")
     options.add_argument("--fresh", action="store_true", help="start anew where an interrupted run left a checkpoint")
+    options.add_argument("--renew", action="store_true", help="start anew where a checkpoint is of other settings")
     return options
+
+
+def plot_option(options: argparse.ArgumentParser) -> None:
+    """Adds the option of programs whose results share a plot."""
+    options.add_argument("--no-plot", action="store_true", help="leave the plot to who has all results, `make paper`")
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -129,7 +137,7 @@ def command(program: str, words: Sequence[str]) -> str:
         elif word == "--data":
             next(rest)
             kept.append("--data DIR")
-        elif word != "--fresh":
+        elif word not in OF_THE_CALL:
             kept.append(word)
     return " ".join(kept)
 
@@ -149,6 +157,13 @@ def written(out: Path, stem: str, names: Sequence[str]) -> dict[str, dict[str, A
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
+def trained_less(results: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Returns what the label of each result in a plot says where another one trained for more: ', 100 iterations'."""
+    iterations = {name: result["settings"]["iterations"] for name, result in results.items()}
+    most = max(iterations.values())
+    return {name: f", {n:,} iterations" if n < most else "" for name, n in iterations.items()}
+
+
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes a result, whole or not at all, with the command and the versions that made it."""
     made = {
@@ -160,16 +175,16 @@ def write(path: Path, result: dict[str, Any]) -> None:
     write_text(path, json.dumps(finite({**made, **result}), indent=1, allow_nan=False) + "\n")
 
 
-def checkpoint(arguments: argparse.Namespace, name: str) -> Path:
+def checkpoint(arguments: argparse.Namespace, name: str) -> Checkpoint:
     """Returns the file from which an interrupted training goes on; it is removed where that is to start afresh."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     path: Path = arguments.out / f"{name}.pt"
     if arguments.fresh:
         path.unlink(missing_ok=True)
-    return path
+    return Checkpoint(path, arguments.renew)
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the options that a result depends on."""
-    left_out = ("out", "fresh", "data")
+    left_out = ("out", "fresh", "renew", "no_plot", "data")
     return {key: value for key, value in vars(arguments).items() if key not in left_out}

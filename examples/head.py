@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hanops.models import HanNet, Network
 
+from .checkpoints import Checkpoint
 from .experiment import COLOURS, checkpoint, parser, save_plot, settings, spread, summary, write
 from .options import RefusedError, amount, natural, positive, run_program
 from .sweep import Data, Recipe, Run, cross_entropy, train
@@ -87,14 +88,14 @@ def made() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def learn(
-    name: str, features: tuple[Tensor, ...], path: Path, arguments: argparse.Namespace
+    name: str, features: tuple[Tensor, ...], file: Checkpoint, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], list[Any]]:
     """Trains a classifier for each seed and rate.
 
     Args:
         name: of the classifier, han or linear.
         features: as of `load`.
-        path: of the checkpoint.
+        file: the checkpoint.
         arguments: of the program.
 
     Returns:
@@ -110,7 +111,7 @@ def learn(
     def make() -> Network:
         return network(name, x.shape[1], classes)
 
-    state = train(make, runs, data, recipe, class_error, path, lower=True)
+    state = train(make, runs, data, recipe, class_error, file, lower=True)
     parameters = sum(p.numel() for p in make().parameters())
     figures = {"parameters": parameters, "networks": len(runs), "seconds": state.seconds}
     return figures | summary(runs, state.history, lower=True), state.history

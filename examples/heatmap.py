@@ -16,7 +16,7 @@ from matplotlib import pyplot
 from hanops.models import FCNet, HanNet, Network
 
 from .checkerboard import board_options, learn, told
-from .experiment import TITLES, save_plot, settings, write, written
+from .experiment import TITLES, plot_option, save_plot, settings, write, written
 from .options import natural, run_program, whole
 
 WIDTHS = tuple(range(20, 101, 10))
@@ -70,6 +70,7 @@ def main() -> None:
     options.add_argument("--widths", type=natural, nargs="+", default=list(WIDTHS), help="of the hidden layers")
     options.add_argument("--depths", type=whole(2), nargs="+", default=list(DEPTHS), help="numbers of hidden layers")
     options.add_argument("--about", type=natural, help="parameters of the networks; depths are those that match")
+    plot_option(options)
     arguments = options.parse_args()
     for model in arguments.models:
         shapes = [(depth, width) for depth in arguments.depths for width in arguments.widths]
@@ -88,7 +89,7 @@ def main() -> None:
             cells.append({"depth": depth, "width": width, **kept})
         seconds = sum(cell["seconds"] for cell in cells)
         write(arguments.out / f"{stem}.json", {"settings": settings(arguments), "seconds": seconds, "cells": cells})
-    if not arguments.about:
+    if not (arguments.about or arguments.no_plot):
         plot(arguments.out / "heatmap.png", written(arguments.out, "heatmap", list(MODELS)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy
 import torch
@@ -49,6 +51,11 @@ class Images:
     def side(self) -> int:
         """Returns the images' height and width in pixels."""
         return self.x.shape[1]
+
+    def checksum(self) -> str:
+        """Returns a checksum of all images and classes."""
+        parts = (self.x, self.y.numpy(), self.test_x, self.test_y.numpy())
+        return f"{functools.reduce(lambda value, part: crc32(part.tobytes(), value), parts, 0):08x}"
 
 
 def load(folder: Path) -> Images:

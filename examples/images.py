@@ -22,6 +22,8 @@ from tqdm import tqdm
 from hanops.models import Mixer, mobilevit_xs, mobilevit_xxs
 
 from . import checkpoints
+from . import paper_figures as paper
+from .checkpoints import Checkpoint
 from .experiment import COLOURS, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write
 from .image_data import Augmented, Images, load, made
 from .options import RefusedError, amount, natural, positive, run_program, whole
@@ -119,17 +121,19 @@ class Training:
             },
         )
 
-    def load(self, path: Path, device: str) -> None:
-        """Takes the state of a file; options.RefusedError where that is damaged or of another training."""
+    def load(self, file: Checkpoint, device: str) -> None:
+        """Takes the state of a file where there is one; options.RefusedError where it is damaged or of another one."""
         keys = ("model", "optimizer", "seconds", "history")
-        saved = checkpoints.load(path, self.settings, keys, device, "training")
-        checkpoints.check_progress(path, len(saved["history"]), self.settings["epochs"])
+        saved = file.load(self.settings, keys, device, "training")
+        if saved is None:
+            return
+        checkpoints.check_progress(file.path, len(saved["history"]), self.settings["epochs"])
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.seconds, self.history = saved["seconds"], saved["history"]
 
 
-def train(seed: int, arguments: argparse.Namespace, images: Images, path: Path) -> Training:
+def train(seed: int, arguments: argparse.Namespace, images: Images, file: Checkpoint) -> Training:
     """Trains a network.
 
     Nothing random is drawn from a state: what an epoch draws comes from the seed and the epoch's number. So a training
@@ -139,16 +143,15 @@ def train(seed: int, arguments: argparse.Namespace, images: Images, path: Path) 
         seed: of the start, the order of the images and their changes.
         arguments: of the program.
         images: the data.
-        path: a file that is written after each epoch, and that an interrupted call goes on from.
+        file: one that is written after each epoch, and that an interrupted call goes on from.
     """
     torch.manual_seed(seed)
     device = arguments.device
     model = nn.Sequential(Input(images, arguments.size), make(arguments, images)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=arguments.decay)
     kept = {key: value for key, value in settings(arguments).items() if key not in ("seeds", "device", "workers")}
-    state = Training(kept | {"seed": seed, "set": images.name}, model, optimizer)
-    if path.exists():
-        state.load(path, device)
+    state = Training(kept | {"seed": seed, "set": images.name, "data": images.checksum()}, model, optimizer)
+    state.load(file, device)
     recipe = Recipe(arguments.epochs, milestones=MILESTONES)  # an epoch is an iteration here
     steps = len(images.x) // arguments.batch
     done = len(state.history)
@@ -175,7 +178,7 @@ def train(seed: int, arguments: argparse.Namespace, images: Images, path: Path) 
             state.history.append({"loss": torch.stack(losses).mean().item(), "error": error})
             bar.set_postfix(error=f"{error:.2f} %")
             state.seconds = before + time.perf_counter() - started
-            state.save(path)
+            state.save(file.path)
     return state
 
 
@@ -259,7 +262,8 @@ def main() -> None:
         "top-1 error, last, mean and spread": mean_and_spread(last),
     }
     write(arguments.out / f"{name}.json", result)
-    line = f"{arguments.model}, {parameters:,} parameters, {images.name} images, {arguments.seeds} seeds: "
+    title = {**paper.MIXERS, **paper.MOBILEVITS}[arguments.model][0]
+    line = f"{title}, {parameters:,} parameters, {images.name} images, {arguments.seeds} seeds: "
     line += f"{spread(mean_and_spread(best))} % top-1 error (at the last epoch {mean_and_spread(last)[0]:.2f})"
     print(f"{line}; {sum(seconds):.0f} s")
     plot(arguments.out / f"{name}.png", images, trainings, line)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from . import paper_figures as paper
 
-BEYOND = "beyond the budget of ten hours, left to `make paper-full`"
+BEYOND = "in no part, left to `make paper-full`"
+SHARED = ("ablation", "heatmap", "variability")  # programs whose experiments share a plot
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Experiment:
     reduced: options for an hour of all experiments on 2 cores; None leaves the experiment out.
     full: the papers' options, or as much of them as a part of two hours has room for; None leaves it out.
     part: of the full runs, in the order in which they matter; None where only all of them together have it.
-    seconds: of the full run on one core, or on all where it runs alone; about.
+    seconds: of the full run on one core, or on all where it runs alone. That is about, and of an idle machine: on
+        cores that others use too, the first runs took two to five times as long.
     data, needed: which folder of data it reads, and whether it is left out without it.
     alone: whether it has all cores, before the others of its part: it measures time, or takes too long on one core.
     """
@@ -41,12 +43,22 @@ class Experiment:
             return None
         return options.split() + (["--data", str(folder)] if folder else [])
 
+    @property
+    def has_plot(self) -> bool:
+        """Whether the program draws a plot for this experiment alone, a PNG beside the JSON."""
+        return self.program not in (*SHARED, "speed")
+
     def why_not(self) -> str:
         """Returns why there is no result where none is."""
         if self.part is not None:
-            data = " and data that are not included" if self.needed else ""
+            data = ", which needs data that are not included" if self.needed else ""
             return f"part {self.part} has not run (`make paper-part PART={self.part}`){data}"
         return "data are not included" if self.needed else BEYOND
+
+
+def ablation_stem(model: str) -> str:
+    """Returns the stem of a network of the ablation. HanNet's is that of the board: one sweep, of one network."""
+    return "checkerboard-hannet" if model == "hannet" else f"ablation-{model}"
 
 
 def board(model: str, reduced: str | None, full: str, part: int, seconds: int, alone: bool = False) -> Experiment:
@@ -69,7 +81,7 @@ def ablation(model: str, full: str, seconds: int) -> Experiment:
     """Returns the experiment of a network of the ablation."""
     reduced = f"--models {model} --rates 0.01 0.05 --iterations 20000"
     return Experiment(
-        f"ablation-{model}", "ablation", reduced, f"--models {model} --seeds 10 {full}".strip(), 1, seconds
+        ablation_stem(model), "ablation", reduced, f"--models {model} --seeds 10 {full}".strip(), 1, seconds
     )
 
 
@@ -90,9 +102,8 @@ def approximation(
 def sines(model: str, seconds: int, alone: bool = False) -> Experiment:
     """Returns the experiment of a network that learns two waves."""
     rates = f"--models {model} --rates {'0.01 0.025' if model == 'hannet' else '0.005 0.01'}"
-    return Experiment(
-        f"sines-{model}", "sines", f"{rates} --width 100 --iterations 8000", rates, 5, seconds, alone=alone
-    )
+    reduced, full = f"{rates} --width 100 --iterations 8000", f"{rates} --seeds 5"  # 10 take over two hours
+    return Experiment(f"sines-{model}", "sines", reduced, full, 5, seconds, alone=alone)
 
 
 def regression(table: str, part: str, seconds: int) -> Experiment:
@@ -134,7 +145,6 @@ EXPERIMENTS = [
     board("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 1, 630),
     noisy("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 630),
     noisy("fcnet1", "--rates 0.025 --iterations 20000", "--rates 0.005 0.01 0.025 0.05", 1390),
-    ablation("hannet", "", 630),
     ablation("han-maxmin", HAN, 1780),
     ablation("han-groupsort", HAN, 1640),
     ablation("orth-abs", DEEP, 1420),
@@ -200,7 +210,7 @@ PARTS = sorted({experiment.part for experiment in EXPERIMENTS if experiment.part
 
 
 def cost(part: int, cores: int = 2) -> int:
-    """Returns about how many seconds the full runs of a part take, each on a core of its own, in their order."""
+    """Returns about how many seconds the full runs of a part take on idle cores, each on one, in their order."""
     own = [experiment for experiment in EXPERIMENTS if experiment.part == part]
     busy = [0] * cores
     for experiment in own:

@@ -19,6 +19,7 @@ from hanops.models import FCNet, HanNet, Network
 
 from .experiment import COLOURS, TITLES, best, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write
 from .options import RefusedError, fraction, natural, positive, run_program
+from .paper_figures import REGRESSION
 from .sweep import Data, Recipe, Run, State, root_mean_squared_error, train
 
 BATCH = 100
@@ -224,7 +225,8 @@ def main() -> None:
             histories[model] = state.history
             print(told(model, result["models"][model]))
         write(arguments.out / f"{name}.json", result)
-        title = f"{stem}, {rows:,} of {len(table):,} rows train, {arguments.seeds} seeds"
+        title = REGRESSION[stem][0] if stem in REGRESSION else stem
+        title += f", {rows:,} of {len(table):,} rows train, {arguments.seeds} seeds"
         width = (table[:, -1].max() - table[:, -1].min()).item()
         plot(arguments.out / f"{name}.png", histories, title, rows // min(BATCH, rows), width)
 

@@ -41,7 +41,7 @@ TITLES = {
 KINDS = {  # of attacks, and the name of their number
     "linf": "PGD, radius in the largest pixel",
     "l2": "PGD, radius in the L2 norm",
-    "cw": "Carlini-Wagner, constant c",
+    "cw": "Carlini-Wagner (CW), constant c",
 }
 
 
@@ -182,18 +182,17 @@ class Finished:
     """The figures of the attacks that are done, kept in a file for an interrupted run to go on.
 
     Args:
-        path: the file.
+        file: where they are.
         about: what the figures depend on.
 
     Raises:
         RefusedError: where the file is damaged, or about something else.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.path, self.about = path, about
-        self.figures: dict[str, list[float]] = {}
-        if path.exists():
-            self.figures = checkpoints.load(path, about, ("figures",), "cpu", "set of attacks")["figures"]
+    def __init__(self, file: checkpoints.Checkpoint, about: dict[str, Any]) -> None:
+        self.path, self.about = file.path, about
+        saved = file.load(about, ("figures",), "cpu", "set of attacks")
+        self.figures: dict[str, list[float]] = saved["figures"] if saved else {}
 
     def add(self, key: str, figures: list[float]) -> None:
         """Keeps figures, and writes the file, whole or not at all."""
@@ -267,6 +266,7 @@ def main() -> None:
     print(f"{images.name}: {arguments.train:,} images train, {len(x):,} of the others are attacked")
     about = {"data": images.name, "images attacked": len(x), "unit": "%"}
     same = {key: value for key, value in settings(arguments).items() if key not in KINDS}  # attacks may be added
+    same["checksum"] = checkpoints.checksum(data.x, data.target, x, label)
     finished = Finished(checkpoint(arguments, "robustness-attacks"), about | same)
     told_settings = settings(arguments)
     del told_settings["decay"]
@@ -297,6 +297,7 @@ def main() -> None:
             f"{title}, {result['parameters']:,} parameters, {arguments.seeds} seeds, weight decay {arguments.decay:g}"
         )
         print(f"{line}, % right: {told}")
+    about["accuracy to leave, %"] = CLEAN
     write(arguments.out / "robustness.json", {"settings": told_settings, **about, "networks": networks})
     plot(arguments.out / "robustness.png", networks, f"{images.name}, {len(x):,} test images under attack")
 

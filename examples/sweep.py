@@ -16,6 +16,7 @@ from tqdm import tqdm
 from hanops.models import Network
 
 from . import checkpoints
+from .checkpoints import Checkpoint
 
 SAVE_SECONDS = 30.0
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
@@ -130,11 +131,13 @@ class State:
             },
         )
 
-    def load(self, path: Path) -> None:
-        """Takes the state of a file; options.RefusedError where that is damaged or of another sweep."""
+    def load(self, file: Checkpoint) -> None:
+        """Takes the state of a file if there is one; options.RefusedError where it is damaged or of another sweep."""
         keys = ("model", "moments", "generators", "random", "rows", "iteration", "seconds", "history")
-        saved = checkpoints.load(path, self.settings, keys, self.rows.device, "sweep")
-        checkpoints.check_progress(path, saved["iteration"], self.settings["iterations"])
+        saved = file.load(self.settings, keys, self.rows.device, "sweep")
+        if saved is None:
+            return
+        checkpoints.check_progress(file.path, saved["iteration"], self.settings["iterations"])
         self.model.load_state_dict(saved["model"])
         self.moments, self.rows = saved["moments"], saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):
@@ -213,7 +216,7 @@ def train(
     data: Data,
     recipe: Recipe,
     score: PerGroup,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     lower: bool = False,
 ) -> State:
     """Trains one network for each run, all as one grouped model.
@@ -224,7 +227,7 @@ def train(
         data: of all runs, on the device where the training is to be.
         recipe: how long and how.
         score: kept at every evaluation.
-        checkpoint: a file that is written now and then, and that an interrupted call goes on from.
+        checkpoint: of a file that is written now and then, and that an interrupted call goes on from.
         lower: whether a lower score is the better one.
 
     Returns:
@@ -244,6 +247,7 @@ def train(
     seeds = list(dict.fromkeys(run.seed for run in runs))
     seed_of_run = torch.tensor([seeds.index(run.seed) for run in runs])
     settings = recipe.settings() | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
+    settings["data"] = checkpoints.checksum(data.x, data.target, data.test_x, data.test_target)
     state = State(
         settings,
         model,
@@ -251,7 +255,7 @@ def train(
         [torch.Generator().manual_seed(seed) for seed in seeds],
         torch.empty(len(runs), recipe.every, recipe.batch, dtype=torch.int64, device=device),
     )
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None:
         state.load(checkpoint)
     group = torch.arange(len(runs), device=device).unsqueeze(1)
 
@@ -282,8 +286,8 @@ def train(
                 bar.set_postfix(test=f"{(min if lower else max)(scores):.4g}")
                 state.seconds = before + time.perf_counter() - started
                 if checkpoint is not None and time.perf_counter() - saved > SAVE_SECONDS:
-                    state.save(checkpoint)
+                    state.save(checkpoint.path)
                     saved = time.perf_counter()
     if checkpoint is not None:
-        state.save(checkpoint)
+        state.save(checkpoint.path)
     return state

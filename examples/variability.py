@@ -25,7 +25,20 @@ from hanops.models import FCNet, HanNet, Network
 from hanops.models.layers import start_orthogonal, weights
 
 from .checkerboard import POINTS, data, mesh
-from .experiment import COLOURS, best, checkpoint, mean_and_spread, parser, save_plot, settings, spread, write, written
+from .experiment import (
+    COLOURS,
+    best,
+    checkpoint,
+    mean_and_spread,
+    parser,
+    plot_option,
+    save_plot,
+    settings,
+    spread,
+    trained_less,
+    write,
+    written,
+)
 from .options import natural, positive, run_program
 from .sweep import Data, Recipe, Run, mean_squared_error, train
 
@@ -124,6 +137,7 @@ def main() -> None:
     start = "of dense weights before training; our text of the papers does not say which was theirs"
     options.add_argument("--start", choices=list(STARTS), default="xavier", help=start)
     options.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="which networks")
+    plot_option(options)
     arguments = options.parse_args()
     runs = [Run(seed, rate) for rate in arguments.rates for seed in range(arguments.seeds)]
     points = data(runs, full=False, noise=0.0, device=arguments.device, blocks=8)
@@ -150,17 +164,19 @@ def main() -> None:
             "variability of each start": tried,
         }
         write(arguments.out / f"variability-{kind}.json", result)
-    plot(arguments.out / "variability.png", written(arguments.out, "variability", list(KINDS)))
+    if not arguments.no_plot:
+        plot(arguments.out / "variability.png", written(arguments.out, "variability", list(KINDS)))
 
 
 def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Draws the variability before training, the part that collapsed, and the losses, over depth."""
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    less = trained_less(results)
     for kind, colour in zip(KINDS, COLOURS, strict=False):
         if kind not in results:
             continue
         starts, rows = results[kind]["before training"], results[kind]["learnt"]
-        options: dict[str, Any] = {"color": colour, "label": TITLES[kind], "marker": "o"}
+        options: dict[str, Any] = {"color": colour, "label": TITLES[kind] + less[kind], "marker": "o"}
         depths = [row["depth"] for row in starts]
         axes[0].plot(depths, [row["variability, geometric mean"] for row in starts], **options)
         axes[1].plot(depths, [row["collapsed to a constant, %"] for row in starts], **options)

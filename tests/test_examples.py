@@ -1,5 +1,6 @@
 """The examples run, go on where they were interrupted, and train groups as single networks would."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -15,6 +16,8 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 checkerboard = pytest.importorskip("examples.checkerboard")
 
+from examples import checkpoints  # noqa: E402
+from examples.checkpoints import Checkpoint, checksum  # noqa: E402
 from examples.experiment import best, mean_and_spread, save_plot, spread, summary  # noqa: E402
 from examples.sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
 
@@ -86,7 +89,7 @@ def test_groups_train_as_single_runs_do():
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     points = checkerboard.data(RUNS, full=False, noise=0.0, device="cpu")
-    checkpoint = tmp_path / "state.pt"
+    checkpoint = Checkpoint(tmp_path / "state.pt")
     monkeypatch.setattr("examples.sweep.SAVE_SECONDS", 0.0)
     calls = 0
 
@@ -101,7 +104,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     whole = train(small, RUNS, points, recipe, checkerboard.accuracy)
     with pytest.raises(KeyboardInterrupt):
         train(small, RUNS, points, recipe, interrupted, checkpoint)
-    assert torch.load(checkpoint)["iteration"] == 30
+    assert torch.load(checkpoint.path)["iteration"] == 30
     resumed = train(small, RUNS, points, recipe, checkerboard.accuracy, checkpoint)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -109,6 +112,59 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     for other_runs, other in ((RUNS, Recipe(80, every=10)), ([*RUNS[:3], Run(1, 0.1)], recipe)):
         with pytest.raises(ValueError, match="is of another sweep"):
             train(small, other_runs, points, other, checkerboard.accuracy, checkpoint)
+
+
+def test_a_checkpoint_of_other_data(tmp_path, capsys):
+    """Flipped labels are other data: the network of the plain board is not taken for theirs."""
+    file = Checkpoint(tmp_path / "state.pt")
+    recipe = Recipe(20, every=10)
+    plain, noisy = (checkerboard.data(RUNS, full=False, noise=noise, device="cpu") for noise in (0.0, 0.1))
+    train(small, RUNS, plain, recipe, checkerboard.accuracy, file)
+    with pytest.raises(
+        ValueError, match=r"is of another sweep, with other data: go on with \{'data': .* start --fresh"
+    ):
+        train(small, RUNS, noisy, recipe, checkerboard.accuracy, file)
+    saved = torch.load(file.path)
+    renewed = train(small, RUNS, noisy, recipe, checkerboard.accuracy, Checkpoint(file.path, renew=True))
+    assert "is of another sweep, with other data" in capsys.readouterr().out
+    assert renewed.history == train(small, RUNS, noisy, recipe, checkerboard.accuracy).history
+    assert renewed.history != saved["history"]
+    assert train(small, RUNS, noisy, recipe, checkerboard.accuracy, file).seconds == renewed.seconds  # its own is kept
+    del saved["settings"]["data"]  # as an older version wrote it
+    checkpoints.save(file.path, saved)
+    with pytest.raises(ValueError, match=r"is of another sweep, with other data: go on with \{'data': None\}"):
+        train(small, RUNS, plain, recipe, checkerboard.accuracy, file)
+
+
+@pytest.mark.parametrize("words", [["ablation", "--models"], ["heatmap", "--widths", 8, "--depths", 2, "--models"]])
+def test_noise_is_not_taken_for_the_plain_board(words, tmp_path, monkeypatch):
+    """Their JSON and checkpoints have one name with and without --noise and --full."""
+    program, *rest = words
+    module = importlib.import_module(f"examples.{program}")
+    options = ["--seeds", 1, "--rates", 0.05, "--iterations", 10, "--no-plot", "--out", tmp_path]
+    for other in ([], ["--noise", 0.5], ["--full"]):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, [*rest, "hannet", *options, *other])])
+        if not other:
+            module.main()
+            continue
+        with pytest.raises(ValueError, match="is of another sweep, with other data"):
+            module.main()
+
+
+def test_checksum():
+    """A single label tells; rounding does not, nor whether groups share their memory."""
+    points = checkerboard.data(RUNS, full=False, noise=0.0, device="cpu")
+    target = points.target.clone()
+    known = checksum(points.x, target)
+    assert checksum(points.x * (1 + 1e-7), target) == known
+    for group, row in ((0, 0), (1, 700), (3, 1639)):
+        other = target.clone()
+        other[group, row, 0] = 1 - other[group, row, 0]
+        assert checksum(points.x, other) != known
+    assert checksum(points.x, 2 * target) != known
+    one, classes = points.x[:1], torch.arange(7).expand(3, 7)
+    assert checksum(one.expand(3, *one.shape[1:]))[0].endswith(checksum(one)[0].partition("]")[2])
+    assert checksum(classes) != checksum(classes.flip(1))
 
 
 def test_a_diverging_run_leaves_the_others_alone():

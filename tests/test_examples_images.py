@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 images = pytest.importorskip("examples.images")
 
+from examples.checkpoints import Checkpoint  # noqa: E402
 from examples.image_data import (  # noqa: E402
     FILES,
     GREY,
@@ -272,7 +273,7 @@ def test_input():
 def test_an_interrupted_training_goes_on(model, amp, tmp_path, monkeypatch):
     data = made(60)
     arguments = options(data, model, epochs=4, batch=30, channels=16, amp=amp)
-    whole = images.train(3, arguments, data, tmp_path / "whole.pt")
+    whole = images.train(3, arguments, data, Checkpoint(tmp_path / "whole.pt"))
     assert [len(entry) for entry in whole.history] == [2] * 4
     test_error, calls = images.test_error, 0
 
@@ -286,17 +287,20 @@ def test_an_interrupted_training_goes_on(model, amp, tmp_path, monkeypatch):
     path = tmp_path / "part.pt"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(images, "test_error", interrupted)
-        images.train(3, arguments, data, path)
+        images.train(3, arguments, data, Checkpoint(path))
     assert len(torch.load(path)["history"]) == 2
-    resumed = images.train(3, arguments, data, path)
+    resumed = images.train(3, arguments, data, Checkpoint(path))
     assert resumed.history == whole.history
     for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(0.001 * 0.2)  # the fourth of 4 epochs
-    finished = images.train(3, arguments, data, path)
+    finished = images.train(3, arguments, data, Checkpoint(path))
     assert (finished.history, finished.seconds) == (whole.history, resumed.seconds)
     with pytest.raises(ValueError, match="is of another training"):
-        images.train(4, arguments, data, path)
+        images.train(4, arguments, data, Checkpoint(path))
+    data.y[0] = (data.y[0] + 1) % 10
+    with pytest.raises(ValueError, match="is of another training, with other data"):
+        images.train(3, arguments, data, Checkpoint(path))
 
 
 def test_images(tmp_path):
@@ -304,6 +308,7 @@ def test_images(tmp_path):
     command = [sys.executable, "-m", "examples.images", *words, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Han(16), ")  # as the page names it
     assert "made images, 2 seeds" in done.stdout
     result = json.loads((tmp_path / "images-made-han16.json").read_text())
     assert result["parameters"] == 16 * 4 * (64 + 16) + parameters_of_the_stem(16)

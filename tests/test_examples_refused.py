@@ -14,6 +14,7 @@ for package in ("tqdm", "matplotlib", "sklearn", "foolbox"):
     pytest.importorskip(package)
 
 from examples import checkpoints, experiment, regression  # noqa: E402
+from examples.checkpoints import Checkpoint  # noqa: E402
 from examples.images import Training  # noqa: E402
 from examples.options import RefusedError, run_program  # noqa: E402
 from examples.robustness import Finished  # noqa: E402
@@ -160,6 +161,7 @@ def test_the_page_is_replaced_whole(monkeypatch, tmp_path):
     page.write_text("as it was")
     monkeypatch.setattr("hanops.profiling.files.write_bytes", broken)
     monkeypatch.setattr(paper, "EXPERIMENTS", [])
+    monkeypatch.setattr(paper, "page", lambda folder: "a new one")
     monkeypatch.setattr(sys, "argv", ["paper.py", "--results", str(tmp_path), "--page", str(page)])
     with pytest.raises(OSError, match="No space left"):
         paper.main()
@@ -175,17 +177,17 @@ def small() -> Network:
 
 def sweep(path: Path, iterations: int = 4) -> None:
     points = Data(*(torch.linspace(-1, 1, 8).view(1, 8, 1) for _ in range(4)))
-    train(small, [Run(0, 0.01)], points, Recipe(iterations, batch=2, every=2), mean_squared_error, path)
+    train(small, [Run(0, 0.01)], points, Recipe(iterations, batch=2, every=2), mean_squared_error, Checkpoint(path))
 
 
 def image_training(path: Path) -> None:
     model = small()
     state = Training({"epochs": 3}, model, torch.optim.AdamW(model.parameters()))
-    state.load(path, "cpu") if path.exists() else state.save(path)
+    state.load(Checkpoint(path), "cpu") if path.exists() else state.save(path)
 
 
 def attacks(path: Path) -> None:
-    finished = Finished(path, {"images": 3})
+    finished = Finished(Checkpoint(path), {"images": 3})
     if not path.exists():
         finished.add("one", [1.0])
 
@@ -210,6 +212,16 @@ def test_a_damaged_checkpoint(tmp_path, program):
     checkpoints.save(path, {"settings": {}})
     with pytest.raises(RefusedError, match=f"{path} is no .*: start --fresh"):
         program(path)
+
+
+def test_a_damaged_checkpoint_is_renewed(tmp_path, capsys):
+    """Where the caller says so, with a line."""
+    path = tmp_path / "state.pt"
+    sweep(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Checkpoint(path, renew=True).load({}, (), "cpu", "sweep") is None
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("iteration", [-5, 10**9, 5, 1.5, "2"])

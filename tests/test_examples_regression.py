@@ -99,6 +99,17 @@ def test_figures():
     assert found["test R2, best, mean and spread"][0] == pytest.approx(sum(found["test R2, best"]) / 2)
 
 
+@pytest.mark.parametrize(("stem", "name"), [("calhousing", "Cal Housing"), ("small", "small")])
+def test_the_plot_is_called_as_the_paper_has_it(stem, name, folder, monkeypatch):
+    titles = []
+    monkeypatch.setattr(regression, "plot", lambda path, histories, title, *rest: titles.append(title))
+    (folder / f"{stem}.csv").write_text((folder / "small.csv").read_text())
+    options = ["--data", folder, "--table", stem, "--model", "fcnet1", "--epochs", 1, "--seeds", 1, "--out", folder]
+    monkeypatch.setattr("sys.argv", ["regression.py", *map(str, options)])
+    regression.main()
+    assert titles == [f"{name}, 104 of 130 rows train, 1 seeds"]
+
+
 def test_regression(folder, monkeypatch):
     options = ["--data", str(folder), "--epochs", "3", "--every", "2", "--seeds", "2", "--out", str(folder / "out")]
     command = [sys.executable, "-m", "examples.regression", *options, "--model", "hannet"]

@@ -179,7 +179,7 @@ def test_an_interrupted_training_goes_on_with_its_random_numbers(tmp_path, monke
         return FCNet(6, 16, 1, 10)
 
     whole = train(make, runs, data, recipe, class_accuracy)
-    file = tmp_path / "state.pt"
+    file = checkpoints.Checkpoint(tmp_path / "state.pt")
     with pytest.raises(KeyboardInterrupt):
         train(make, runs, data, recipe, interrupted, file)
     torch.rand(3)
@@ -192,7 +192,7 @@ def test_an_interrupted_training_goes_on_with_its_random_numbers(tmp_path, monke
 
 
 def test_finished(tmp_path):
-    path = tmp_path / "attacks.pt"
+    path = checkpoints.Checkpoint(tmp_path / "attacks.pt")
     robustness.Finished(path, {"seeds": 1}).add("a", [1.0])
     assert robustness.Finished(path, {"seeds": 1}).figures == {"a": [1.0]}
     with pytest.raises(ValueError, match="is of another set of attacks"):

@@ -1,12 +1,9 @@
 """The papers' experiments: programs take the commands and run, and the page says what the results do."""
 
-import argparse
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +16,6 @@ from examples import (
     heatmap,
     paper,
     paper_figures,
-    paper_table,
     results,
     results_tables,
     results_verdicts,
@@ -37,120 +33,6 @@ def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: object) -> None:
     """Runs an example in this process."""
     monkeypatch.setattr(sys, "argv", [f"examples/{program}.py", *map(str, words)])
     importlib.import_module(f"examples.{program}").main()
-
-
-@pytest.mark.parametrize("kind", ["reduced", "full"])
-@pytest.mark.parametrize("experiment", paper.EXPERIMENTS, ids=lambda experiment: experiment.stem)
-def test_a_program_takes_its_options(experiment, kind, monkeypatch):
-    """Each command gets past the parser of its program."""
-    options = getattr(experiment, kind)
-    if options is None:
-        return
-    if experiment.program in ("robustness",):
-        pytest.importorskip("foolbox")
-    taken = []
-
-    class ParsedError(Exception):
-        pass
-
-    def parse(parser: argparse.ArgumentParser) -> None:
-        taken.append(real(parser))
-        raise ParsedError
-
-    real = argparse.ArgumentParser.parse_args
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    words = [*options.split(), *(["--data", "somewhere"] if experiment.data else [])]
-    with pytest.raises(ParsedError):
-        run(monkeypatch, experiment.program, *words, "--out", "elsewhere")
-    assert taken[0].out == Path("elsewhere")
-
-
-def test_what_runs():
-    """An experiment runs where it has options and its data; both sets of names are without repetitions."""
-    folders = paper.data_folders(None)
-    left_out = [e.stem for e in paper.EXPERIMENTS if e.words(True, folders) is None]
-    assert {stem.split("-")[0] for stem in left_out} == {"regression", "images"}
-    assert not any(stem.startswith("images-made") for stem in left_out)
-    stems = [experiment.stem for experiment in paper.EXPERIMENTS]
-    assert len(stems) == len(set(stems))
-
-
-def test_parts():
-    """A part takes two hours at most, all take ten, and an experiment in none says why it may be without a result."""
-    costs = [paper_table.cost(part) for part in paper_table.PARTS]
-    assert list(range(1, len(costs) + 1)) == paper_table.PARTS
-    assert max(costs) <= 7200
-    assert sum(costs) <= 36_000
-    for experiment in paper.EXPERIMENTS:
-        assert (experiment.part is None) == (experiment.seconds is None)
-        assert experiment.why_not()
-    why = {experiment.stem: experiment.why_not() for experiment in paper.EXPERIMENTS}
-    assert why["checkerboard-hannet"] == "part 1 has not run (`make paper-part PART=1`)"
-    assert why["images-stl10-han16"] == "data are not included"
-
-
-def test_cost_is_of_two_workers(monkeypatch):
-    """Alone first, then each experiment on the core that is free first."""
-    made = [("a", 10, True), ("b", 4, False), ("c", 3, False), ("d", 2, False)]
-    experiments = [paper.Experiment(stem, stem, None, "", 1, seconds, alone=alone) for stem, seconds, alone in made]
-    monkeypatch.setattr(paper_table, "EXPERIMENTS", experiments)
-    assert paper_table.cost(1) == 10 + 5
-
-
-def test_data_folders(tmp_path):
-    with pytest.raises(ValueError, match="must have CSV tables"):
-        paper.data_folders(tmp_path)
-    (tmp_path / "mnist").mkdir()
-    (tmp_path / "skillcraft.csv").write_text("1,2\n")
-    found = paper.data_folders(tmp_path)
-    assert found == {
-        "tables": tmp_path,
-        "mnist": tmp_path / "mnist",
-        "cifar10": None,
-        "cifar100": None,
-        "stl10": None,
-    }
-
-
-def test_done_experiments_are_not_run_again(tmp_path, monkeypatch, capsys):
-    two = [paper.Experiment("one", "one", "--rates 1", "--rates 2", 1, 5)]
-    two.append(paper.Experiment("two", "two", None, "--rates 3", 2, 5))
-    monkeypatch.setattr(paper, "EXPERIMENTS", two)
-    monkeypatch.setattr(paper, "page", lambda folder: "page")
-    calls, status = [], 0
-
-    def program(command: list[str], env: dict[str, str], **options: bool) -> SimpleNamespace:
-        calls.append(command[1:])
-        assert 1 <= int(env["OMP_NUM_THREADS"]) < max(2, os.cpu_count())
-        out = Path(command[command.index("--out") + 1])
-        out.mkdir(parents=True, exist_ok=True)
-        name = command[2].split(".")[1]
-        line = " ".join(["python", *command[1 : command.index("--out")]])
-        (out / f"{name}.json").write_text(json.dumps({"command": line}))
-        return SimpleNamespace(returncode=status, stdout="one\n", stderr="a reason")
-
-    monkeypatch.setattr(paper.subprocess, "run", program)
-    words = ["--results", tmp_path, "--page", tmp_path / "page.md"]
-    run(monkeypatch, "paper", *words)
-    assert calls == [["-m", "examples.one", "--rates", "1", "--out", str(tmp_path / "reduced")]]
-    run(monkeypatch, "paper", *words)
-    assert len(calls) == 1
-    assert "done before" in capsys.readouterr().out
-    run(monkeypatch, "paper", *words, "--fresh")
-    assert calls[1][-1] == "--fresh"
-    assert (tmp_path / "page.md").read_text() == "page"
-    (tmp_path / "reduced" / "one.png").write_text("old")
-    run(monkeypatch, "paper", *words, "--part", "2")
-    assert calls[2] == ["-m", "examples.two", "--rates", "3", "--out", str(tmp_path / "full")]
-    assert (tmp_path / "reduced" / "one.json").exists()
-    run(monkeypatch, "paper", *words, "--part", "1")
-    assert not (tmp_path / "reduced" / "one.json").exists()  # a full run replaces the reduced one
-    run(monkeypatch, "paper", *words)
-    assert len(calls) == 4
-    assert "done before with the full options" in capsys.readouterr().out
-    status = 1
-    with pytest.raises(ValueError, match=r"examples\.one --rates 1 failed:\na reason"):
-        run(monkeypatch, "paper", *words, "--fresh")
 
 
 def test_the_page_is_of_the_results():

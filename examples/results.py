@@ -8,19 +8,19 @@ from typing import Any
 
 from . import paper_figures as paper
 from .experiment import spread
-from .paper_table import EXPERIMENTS
+from .paper_table import EXPERIMENTS, PARTS, cost
 from .results_functions import ablation, approximation, checkerboard, heatmap, noise, sines, variability
-from .results_rows import board_stem
 from .results_tables import Results, averaged, setting, table
 from .results_verdicts import verdicts
 
-HEAD = """# The papers' experiments, run with hanops
+HOURS = sum(map(cost, PARTS)) / 3600
+HEAD = f"""# The papers' experiments, run with hanops
 
 Source: Yu and Zhang, arXiv 2106.04088, in two versions (v1, 2021; the later one, 2024).
 
 - 'Paper' is their figure. The other columns are ours: the mean over the seeds ± the sample standard deviation.
-- `make paper` makes reduced runs, within an hour on 2 cores. `make paper-part PART=1` to 6 make the full runs that ten
-  hours of 2 cores have room for; `make paper-full` makes all, for days. A full run replaces the reduced one of the same
+- `make paper` makes reduced runs, about an hour on 2 idle cores, `make paper-part PART=1` to {PARTS[-1]} full ones, about
+  {HOURS:.0f} hours in all, and `make paper-full` all, for days. A full run replaces the reduced one of the same
   experiment. All write this page from the JSON files in `examples/results`.
 - 'Short run' in the column 'run' says in what a run is less than the papers', or than ours where they print no setting:
   fewer than 10 seeds, fewer steps or networks, or a shorter list of rates, widths or depths.
@@ -90,14 +90,14 @@ Data here: {found["data"]}, width {found["width"]}, {found["settings"]["train"]:
 """
 
 
-CLEAN = 90.0  # accuracy in percent that a weight decay leaves, as in robustness.py
-KINDS = {"linf": "PGD, largest pixel", "l2": "PGD, L2 norm", "cw": "CW, c ="}
+CLEAN = 90.0  # accuracy in percent that a weight decay is to leave, in results that do not say it
+ATTACKS = {"linf": "PGD, largest pixel", "l2": "PGD, L2 norm", "cw": "CW, c ="}
 
 
-def decay(ours: dict[str, Any]) -> str:
+def decay(ours: dict[str, Any], clean: float) -> str:
     """Returns the weight decay of a network under attack, and that it leaves too few images right where it does."""
-    enough = ours["accuracy"]["clean"]["mean and spread"][0] >= CLEAN
-    return f"{ours['decay']:g}" + ("" if enough else f" (none leaves {CLEAN:.0f} %)")
+    enough = ours["accuracy"]["clean"]["mean and spread"][0] >= clean
+    return f"{ours['decay']:g}" + ("" if enough else f" (none leaves {clean:.0f} %)")
 
 
 def robustness(results: Results) -> str:
@@ -105,12 +105,12 @@ def robustness(results: Results) -> str:
     found = results.get("robustness")
     if found is None:
         return ""
-    networks = found["networks"]
-    rows = [["weight decay", *map(decay, networks.values())]]
+    networks, clean = found["networks"], found.get("accuracy to leave, %", CLEAN)
+    rows = [["weight decay", *(decay(ours, clean) for ours in networks.values())]]
     for attack in next(iter(networks.values()))["accuracy"]:
         cells = [spread(ours["accuracy"][attack]["mean and spread"], ".1f") for ours in networks.values()]
         kind, _, number = attack.partition(" ")
-        rows.append([f"{KINDS.get(kind, kind)} {number}".strip(), *cells])
+        rows.append([f"{ATTACKS.get(kind, kind)} {number}".strip(), *cells])
     titles = [paper.ROBUSTNESS[name][0] for name in networks]
     columns = [figures for _, figures in paper.ROBUSTNESS.values()]
     theirs = [[attack, *row] for attack, *row in zip(paper.ATTACKS, *columns, strict=True)]
@@ -118,8 +118,8 @@ def robustness(results: Results) -> str:
     return f"""## Robustness
 
 Data here: {found["data"]}, {found["images attacked"]:,} images attacked, {found["settings"]["seeds"]} seeds;
-{setting(found)}.{mnist} The paper tunes the weight decay at a clean accuracy of {CLEAN:.0f} % or more. Ours is, of
-{", ".join(f"{d:g}" for d in found["settings"]["decays"])}, the largest that leaves {CLEAN:.0f} % of the images right
+{setting(found)}.{mnist} The paper tunes the weight decay at a clean accuracy of {clean:.0f} % or more. Ours is, of
+{", ".join(f"{d:g}" for d in found["settings"]["decays"])}, the largest that leaves {clean:.0f} % of the images right
 without an attack, or the one that leaves most where none does. The radii of the paper's PGD are not in the text at
 hand. An attack of Carlini-Wagner succeeds however far it goes; without MNIST the paper's constants 1, 3 and 5 leave
 next to nothing of any network, and ours are lower.
@@ -177,10 +177,10 @@ def head(results: Results) -> str:
     if not rows:
         return ""
     columns = ["features", "head", "parameters", "top-1 error %, best", "last", "seeds", "run"]
+    theirs = " against ".join(figure for _, figure in paper.HEAD.values())
     return f"""## A head on frozen features
 
-The paper: {" against ".join(figure for _, figure in paper.HEAD.values())} % top-1 error on LaNet's features of CIFAR-10,
-which are not at hand.
+The paper: {theirs} % top-1 error on LaNet's features of CIFAR-10, which are not at hand.
 
 {table(columns, rows)}
 {results.commands()}
@@ -226,7 +226,7 @@ def not_run(results: Results) -> str:
     """What has no result, and why, of the table of experiments; experiments of one reason are one line."""
     why: dict[str, list[str]] = {}
     for experiment in EXPERIMENTS:
-        if board_stem(results, experiment.stem) not in results.files:
+        if experiment.stem not in results.files:
             why.setdefault(experiment.why_not(), []).append(experiment.stem)
     stand_ins = [
         stem for stem in ("digits", "robustness") if (results.peek(stem) or {"data": "MNIST"})["data"] != "MNIST"

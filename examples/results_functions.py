@@ -11,7 +11,7 @@ from . import paper_figures as paper
 from .experiment import TITLES, spread
 from .paper_table import EXPERIMENTS
 from .results_judge import printed
-from .results_rows import HIGH, PAIRED, activations, board_stem, fitted, from_99
+from .results_rows import HIGH, PAIRED, ablation_stem, activations, fitted, from_99
 from .results_tables import Results, averaged, middle, numbers, one_setting, seeds_and_rates, setting, table
 from .variability import TITLES as KINDS
 
@@ -23,8 +23,7 @@ def checkerboard(results: Results) -> str:
     """The checkerboard of the main text."""
     rows, stems = [], []
     for stem, (name, shape, parameters, ratio, test, train) in paper.CHECKERBOARD.items():
-        file = board_stem(results, f"checkerboard-{stem}")
-        found = results.get(file)
+        found = results.get(f"checkerboard-{stem}")
         share = 100 * activations(stem) / int(parameters.replace(",", ""))
         about = [name, shape, parameters, f"{ratio} / {share:.2f}", test]
         if found is None:
@@ -58,7 +57,7 @@ def noise(results: Results) -> str:
     for stem, (name, best, there, last, trained) in paper.NOISE.items():
         file = f"checkerboard-{stem}-noise0.1"
         found = results.get(file)
-        told = [f"{there} train", *([f"about {last} test, {trained} train at the end"] if last else [])]
+        told = [f"{there} train", *([f"{last} test, {trained} train at the end"] if last else [])]
         about = [name, f"{best} ({'; '.join(told)})"]
         if found is None:
             rows.append([*about, "not run", *[""] * 8])
@@ -88,7 +87,7 @@ def ablation(results: Results) -> str:
     """The ablation."""
     rows, penalties = [], set()
     for model, (name, *both) in paper.ABLATION.items():
-        found = results.get(board_stem(results, f"ablation-{model}"))
+        found = results.get(ablation_stem(model))
         about = [name, *("-" if figure is None else figure for figure in both)]
         if found is None:
             rows.append([*about, "", "not run", *[""] * 4])
@@ -268,9 +267,9 @@ def main_width(results: Results, cells: Cells) -> tuple[str, int]:
                 continue
             mean = averages(ours[0])
             within += mean <= NEAR * printed(figure)[0]
-            share = f"{100 * mean / ours[1]:.2f}" if math.isfinite(mean) else "-"
+            shares = [mean / printed(figure)[0], 100 * mean / ours[1]]
             row += [averaged(ours[0], ".5f", lower=True), best_setting(cells, inputs, pair)]
-            rows.append([*row, f"{mean / printed(figure)[0]:.2f}", share])
+            rows.append([*row, *(f"{share:.2f}" if math.isfinite(share) else "-" for share in shares)])
     head = ["inputs", "teacher by student", "RMSE, paper", "Adam", "SGD", "best of both", "at one setting"]
     return table([*head, "best / paper", "% of the target's deviation"], rows), within
 

@@ -37,7 +37,7 @@ class Row:
 
 def printed(figure: str) -> tuple[float, float, float]:
     """Returns a printed figure such as '85.27 ± 0.35', its deviation (else 0), and half a unit of its last digit."""
-    value, _, deviation = figure.replace(",", "").partition(" ± ")
+    value, _, deviation = figure.removeprefix("about ").replace(",", "").partition(" ± ")
     return float(value), float(deviation or 0), 0.5 * 10.0 ** -len(value.partition(".")[2])
 
 
@@ -45,7 +45,7 @@ def missing(where: str, what: str, figure: str, stem: str) -> Row:
     """Returns the row of an experiment without a result: why there is none."""
     (experiment,) = (e for e in EXPERIMENTS if e.stem == stem)
     if experiment.part is None:
-        why = "data are not included" if experiment.needed else "beyond ten hours"
+        why = "data are not included" if experiment.needed else "left to `make paper-full`"
     else:
         why = f"part {experiment.part}"
     return Row(where, what, figure, verdict=f"not run: {why}")

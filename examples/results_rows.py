@@ -19,7 +19,6 @@ HIGH = 95  # of one that found the board under noise
 WIDE = 0.5  # of the shapes of a map
 NEAR_0 = 0.01  # of a training loss on the board
 PAIRED = ("approximation", "approximation-sgd")  # the better of both counts
-BOARD_OF_HAN = ("checkerboard-hannet", "ablation-hannet")  # the same networks, trained alike
 
 
 def activations(stem: str) -> int:
@@ -28,16 +27,16 @@ def activations(stem: str) -> int:
     return depth * width
 
 
-def board_stem(results: Results, stem: str) -> str:
-    """Returns which JSON a network of the board is read from. The ablation's HanNet is that of the board."""
-    return results.fullest(*BOARD_OF_HAN) if stem in BOARD_OF_HAN else stem
+def ablation_stem(model: str) -> str:
+    """Returns the JSON of a network of the ablation. HanNet's is that of the board: one sweep, of one network."""
+    return "checkerboard-hannet" if model == "hannet" else f"ablation-{model}"
 
 
 def checkerboard(results: Results) -> list[Row]:
     """Tables and pictures of the board."""
     rows = []
     for stem, (name, _, _, ratio, *figures) in paper.CHECKERBOARD.items():
-        file = board_stem(results, f"checkerboard-{stem}")
+        file = f"checkerboard-{stem}"
         found = results.peek(file)
         for part, key, figure in zip(("test", "training"), ("test, best", "train, last"), figures, strict=True):
             where, what = "checkerboard, accuracy %", f"{name}, {part}"
@@ -80,7 +79,7 @@ def ablation(results: Results) -> list[Row]:
     """Both ablations."""
     rows = []
     for model, (name, *both) in paper.ABLATION.items():
-        file = board_stem(results, f"ablation-{model}")
+        file = ablation_stem(model)
         found = results.peek(file)
         for version, figure in zip(("v1", "later"), both, strict=True):
             where = f"ablation, {version}, test %"

@@ -66,11 +66,14 @@ class Results:
         self.files = {
             file.stem: file for kind in ("reduced", "full") for file in sorted((folder / kind).glob("*.json"))
         }
+        self.known: dict[str, dict[str, Any]] = {}  # what was read
         self.used: list[str] = []
 
     def peek(self, stem: str) -> dict[str, Any] | None:
         """Returns the result of a stem, or None where there is none."""
-        return read(self.files[stem]) if stem in self.files else None
+        if stem in self.files and stem not in self.known:
+            self.known[stem] = read(self.files[stem])
+        return self.known.get(stem)
 
     def get(self, stem: str) -> dict[str, Any] | None:
         """Returns the result of a stem, or None where there is none; its command goes below the table."""
@@ -82,11 +85,6 @@ class Results:
                 told.append(f"{found['seconds']:,.0f} s on {threads} thread{'s' if threads > 1 else ''}")
             self.used.append(f"- `{found['command']}` ({', '.join(told)})")
         return found
-
-    def fullest(self, *stems: str) -> str:
-        """Returns which of some stems of one experiment to read: the first of a full run, or else the first there."""
-        there = [stem for stem in stems if stem in self.files]
-        return next((stem for stem in there if self.files[stem].parent.name == "full"), [*there, stems[0]][0])
 
     def plot(self, stem: str) -> Path | None:
         """Returns the plot of a stem, or None where there is none: the one beside its JSON, where it has one."""

@@ -12,7 +12,18 @@ from .experiment import TITLES, spread
 from .paper_table import EXPERIMENTS
 from .results_judge import printed
 from .results_rows import HIGH, PAIRED, ablation_stem, activations, fitted, from_99
-from .results_tables import Results, averaged, middle, numbers, one_setting, seeds_and_rates, setting, table
+from .results_tables import (
+    DRAWN,
+    TRAINED,
+    Results,
+    averaged,
+    middle,
+    numbers,
+    one_setting,
+    seeds_and_rates,
+    setting,
+    table,
+)
 from .variability import TITLES as KINDS
 
 APPROXIMATIONS = [experiment.stem for experiment in EXPERIMENTS if experiment.program == "approximation"]
@@ -157,7 +168,7 @@ def at_random(kinds: Kinds) -> str:
             varied = row["variability, geometric mean"]
             told = ["-" if varied is None else f"{varied:.1e}", f"{row['collapsed to a constant, %']:.0f}"]
             shape = f"{row['depth']} x {row['width']}"
-            rows.append([KINDS[kind], shape, f"{row['parameters']:,}", *told, count, setting(found)])
+            rows.append([KINDS[kind], shape, f"{row['parameters']:,}", *told, count, setting(found, TRAINED)])
     return table(["network, at random", "layers", "parameters", "variability", "collapsed, %", "networks", "run"], rows)
 
 
@@ -167,7 +178,7 @@ def trained(kinds: Kinds) -> str:
     for kind, found in kinds.items():
         own = found["settings"]
         rates = ", ".join(f"{rate:g}" for rate in own["rates"])
-        about = [f"{own['iterations']:,}", str(own["seeds"]), rates, setting(found)]
+        about = [f"{own['iterations']:,}", str(own["seeds"]), rates, setting(found, DRAWN)]
         for row in found["learnt"]:
             loss = averaged(row["loss"], ".2g", lower=True)
             rows.append([KINDS[kind], f"{row['depth']} x {row['width']}", f"{row['parameters']:,}", loss, *about])

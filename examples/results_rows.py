@@ -11,7 +11,7 @@ from typing import Any
 from . import paper_figures as paper
 from .experiment import TITLES
 from .results_judge import AGAIN, Row, claim, counted, measured, missing, pictured, swept
-from .results_tables import Results, averaged, numbers, setting
+from .results_tables import DRAWN, TRAINED, Results, averaged, numbers, setting
 from .variability import TITLES as KINDS
 
 FOUND = 99  # test accuracy in % of a network that has learnt the board
@@ -186,7 +186,8 @@ def depth(results: Results) -> list[Row]:
             ours = "a variability is no number"
         else:
             agrees = holds(at, max(known))
-        rows.append(claim(where, KINDS[kind], said, ours, agrees, setting(found), f"{found['settings']['networks']:,}"))
+        count = f"{found['settings']['networks']:,}"
+        rows.append(claim(where, KINDS[kind], said, ours, agrees, setting(found, TRAINED), count))
     return [*rows, *(loss_row(results, kind) for kind in LOSSES)]
 
 
@@ -198,10 +199,10 @@ def loss_row(results: Results, kind: str) -> Row:
         return missing(where, KINDS[kind], said, f"variability-{kind}")
     least = {row["depth"]: min(numbers(row["loss"], lower=True)) for row in found["learnt"] if row["depth"] > past}
     if not least:
-        return claim(where, KINDS[kind], said, f"no depth past {past}", None, setting(found), seeds(found))
+        return claim(where, KINDS[kind], said, f"no depth past {past}", None, setting(found, DRAWN), seeds(found))
     ours = ", ".join(f"{depth}: {f'{loss:.1g}' if loss < math.inf else 'diverged'}" for depth, loss in least.items())
     reached = any(loss < NEAR_0 for loss in least.values())
-    return claim(where, KINDS[kind], said, f"best seed {ours}", reached == near, setting(found), seeds(found))
+    return claim(where, KINDS[kind], said, f"best seed {ours}", reached == near, setting(found, DRAWN), seeds(found))
 
 
 def sines(results: Results) -> list[Row]:
@@ -245,10 +246,10 @@ def fitted(results: Results, inputs: int, pair: str) -> tuple[list[float], float
 def optimizers(results: Results) -> str:
     """Returns how full the runs of both optimizers are, and which of them has not run."""
     files = dict(zip(("Adam", "SGD"), map(results.peek, PAIRED), strict=True))
-    runs = {name: "not run" if found is None else setting(found) for name, found in files.items()}
-    if len(set(runs.values())) == 1:
-        return next(iter(runs.values()))
-    return "; ".join(f"{name} {run}" for name, run in runs.items())
+    runs = {name: setting(found) for name, found in files.items() if found is not None}
+    told = [f"{name} {run}" for name, run in runs.items()] if len(set(runs.values())) > 1 else [*runs.values()][:1]
+    lacking = [f"{name} not run" for name in files if name not in runs]
+    return "; ".join(told) if not lacking else f"short run: {lacking[0]}; {told[0].removeprefix('short run: ')}"
 
 
 def approximation(results: Results) -> list[Row]:

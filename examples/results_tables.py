@@ -6,7 +6,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ FULL: dict[str, dict[str, int]] = {
     "head": {"seeds": SEEDS, "iterations": 20_000},
 }
 MOBILE_EPOCHS = 300  # of MobileViT
+TRAINED = ("seeds", "iterations", "rates")  # on which networks at random do not depend
+DRAWN = ("networks",)  # on which networks that learn do not depend
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -139,10 +141,15 @@ def wanted(found: dict[str, Any]) -> dict[str, int]:
     return full
 
 
-def setting(found: dict[str, Any]) -> str:
-    """Returns in what a run is short of the full one, such as 'short run: 60 of 300 epochs', or 'full'."""
+def setting(found: dict[str, Any], but: Container[str] = ()) -> str:
+    """Returns in what a run is short of the full one, such as 'short run: 60 of 300 epochs', or 'full'.
+
+    Args:
+        found: the JSON.
+        but: options on which what is told of the run does not depend.
+    """
     short = []
-    for key, value in wanted(found).items():
+    for key, value in ((key, value) for key, value in wanted(found).items() if key not in but):
         own = found["settings"].get(key)
         own = len(own) if isinstance(own, list) else own
         if key == "every":

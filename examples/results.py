@@ -114,10 +114,8 @@ def robustness(results: Results) -> str:
     titles = [paper.ROBUSTNESS[name][0] for name in networks]
     columns = [figures for _, figures in paper.ROBUSTNESS.values()]
     theirs = [[attack, *row] for attack, *row in zip(paper.ATTACKS, *columns, strict=True)]
-    apart = (
-        "The paper has MNIST, so the two tables compare in order only. On these smaller images its constants 1, 3 and 5"
-    )
-    apart += "\nof Carlini-Wagner leave next to nothing of any network, and ours are lower. "
+    apart = "The paper has MNIST, so the two tables compare in order only. On these smaller images its constants 1, 3\n"
+    apart += "and 5 of Carlini-Wagner leave next to nothing of any network, and ours are lower. "
     apart = "" if found["data"] == "MNIST" else apart
     return f"""## Robustness
 

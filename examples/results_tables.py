@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+import re
+import statistics
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import paper_figures as paper
+from .experiment import mean_and_spread, spread
 from .options import RefusedError
 
-ALL_RATES = 10  # of the papers' sweeps on the board
+SEEDS = 10  # of a full run
+BOARD = {"seeds": SEEDS, "iterations": 40_000, "rates": 10}
+# By program, what a full run has: the papers' settings, or the program's own where the papers print none. The names are
+# those of the options; of a list it is how many there are. `every` is the most epochs between two evaluations.
+FULL: dict[str, dict[str, int]] = {
+    "checkerboard": BOARD,
+    "ablation": BOARD,
+    "heatmap": {**BOARD, "widths": 9, "depths": 9},
+    "variability": {"seeds": SEEDS, "iterations": 40_000, "rates": 4, "depths": 8, "networks": 3_000},
+    "sines": {"seeds": SEEDS, "iterations": 80_000, "rates": 10, "width": 200, "depth": 20},
+    "approximation": {"seeds": SEEDS, "epochs": 1_000, "rates": 4, "decays": 2},
+    "regression": {"seeds": SEEDS, "epochs": 300, "every": 1},
+    "speed": {"seeds": 5, "iterations": 40_000},
+    "digits": {"seeds": SEEDS, "epochs": 100},
+    "robustness": {
+        "seeds": SEEDS,
+        "epochs": 100,
+        "decays": 6,
+        "images": 1_000,
+        "pgd_steps": 30,
+        "cw_steps": 1_000,
+        "depth": 20,
+    },
+    "images": {"seeds": SEEDS, "epochs": 600, "channels": 512},
+    "head": {"seeds": SEEDS, "iterations": 20_000},
+}
+MOBILE_EPOCHS = 300  # of MobileViT
+TRAINED = ("seeds", "iterations", "rates")  # on which networks at random do not depend
+DRAWN = ("networks",)  # on which networks that learn do not depend
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -35,20 +68,30 @@ class Results:
         self.files = {
             file.stem: file for kind in ("reduced", "full") for file in sorted((folder / kind).glob("*.json"))
         }
+        self.known: dict[str, dict[str, Any]] = {}  # what was read
         self.used: list[str] = []
 
     def peek(self, stem: str) -> dict[str, Any] | None:
         """Returns the result of a stem, or None where there is none."""
-        return read(self.files[stem]) if stem in self.files else None
+        if stem in self.files and stem not in self.known:
+            self.known[stem] = read(self.files[stem])
+        return self.known.get(stem)
 
     def get(self, stem: str) -> dict[str, Any] | None:
         """Returns the result of a stem, or None where there is none; its command goes below the table."""
         found = self.peek(stem)
         if found is not None:
-            kind = "full" if self.files[stem].parent.name == "full" else "reduced"
-            seconds = found.get("seconds")
-            self.used.append(f"- `{found['command']}` ({kind}{f', {seconds:,.0f} s' if seconds else ''})")
+            told = [self.files[stem].parent.name]
+            if found.get("seconds"):
+                threads = found.get("threads", 1)
+                told.append(f"{found['seconds']:,.0f} s on {threads} thread{'s' if threads > 1 else ''}")
+            self.used.append(f"- `{found['command']}` ({', '.join(told)})")
         return found
+
+    def plot(self, stem: str) -> Path | None:
+        """Returns the plot of a stem, or None where there is none: the one beside its JSON, where it has one."""
+        own = [self.files[stem].parent] if stem in self.files else [self.folder / kind for kind in ("full", "reduced")]
+        return next((file for folder in own if (file := folder / f"{stem}.png").exists()), None)
 
     def each(self, start: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Returns the results of the stems {start}-{name} that there are, by their names."""
@@ -61,11 +104,8 @@ class Results:
 
     def pictures(self, stems: Iterable[str], title: str, columns: int = 1) -> str:
         """Returns the plots that are there, as seen from docs/: one below the other, or in a table of columns."""
-        found = []
-        for stem in stems:
-            file = next((f for k in ("full", "reduced") if (f := self.folder / k / f"{stem}.png").exists()), None)
-            if file is not None:
-                found.append(f"![{title}, {stem}](../examples/results/{file.parent.name}/{file.name})")
+        files = [file for stem in stems if (file := self.plot(stem)) is not None]
+        found = [f"![{title}, {file.stem}](../examples/results/{file.parent.name}/{file.name})" for file in files]
         if columns == 1 or len(found) < columns:
             return "\n".join(found)
         cells = found + [""] * (-len(found) % columns)
@@ -90,20 +130,66 @@ def seeds_and_rates(result: dict[str, Any]) -> str:
     return f"{len(sweep[0]['test, best'])} x {len(sweep)}"
 
 
-def setting(found: dict[str, Any], **wanted: int) -> str:
-    """Returns in what a run is short of the papers' settings, such as 'short run: 60 of 300 epochs', or 'full'.
+def wanted(found: dict[str, Any]) -> dict[str, int]:
+    """Returns what the full run has of the experiment that a JSON file is of, as in FULL."""
+    program = re.search(r"examples\.(\w+)", found["command"])
+    full = dict(FULL.get(program[1], {})) if program else {}
+    if found["settings"].get("about"):  # the map's few networks of so many parameters
+        full = {key: value for key, value in full.items() if key not in ("widths", "depths")}
+    if found.get("model") in paper.MOBILEVITS:
+        full["epochs"] = MOBILE_EPOCHS
+    return full
+
+
+def setting(found: dict[str, Any], but: Container[str] = ()) -> str:
+    """Returns in what a run is short of the full one, such as 'short run: 60 of 300 epochs', or 'full'.
 
     Args:
-        found: of a JSON file.
-        wanted: the papers' settings, by the names of the options; of lists, such as `rates`, how many there are.
+        found: the JSON.
+        but: options on which what is told of the run does not depend.
     """
-    own = found["settings"]
-    lists = {key: value for key, value in wanted.items() if isinstance(own[key], list)}
-    numbers = {key: value for key, value in wanted.items() if key not in lists and own[key] < value}
-    width = [f"width {own['width']} of {numbers.pop('width')}"] if "width" in numbers else []
-    short = width + [f"{own[key]:,} of {value:,} {key}" for key, value in numbers.items()]
-    few = [f"{len(own[key])} of {value} {key}" for key, value in lists.items() if len(own[key]) < value]
-    return "; ".join([f"short run: {', '.join(short)}" if short else "full", *few])
+    short = []
+    for key, value in ((key, value) for key, value in wanted(found).items() if key not in but):
+        own = found["settings"].get(key)
+        own = len(own) if isinstance(own, list) else own
+        if key == "every":
+            short += [f"tested every {own} epochs"] if own is not None and own > value else []
+        elif own is not None and own < value:
+            short.append(f"{key} {own} of {value}" if key in ("width", "depth") else f"{own:,} of {value:,} {key}")
+    return f"short run: {', '.join(short).replace('_', ' ')}" if short else "full"
+
+
+def numbers(values: Sequence[float | None], lower: bool = False) -> list[float]:
+    """Returns the scores of seeds, those that a JSON file has as None as the worst there is: infinite."""
+    worst = math.inf if lower else -math.inf
+    return [worst if value is None else value for value in values]
+
+
+def averaged(values: Sequence[float | None], style: str = ".2f", lower: bool = False) -> str:
+    """Returns mean and deviation of the seeds, or how many of them diverged."""
+    own = numbers(values, lower)
+    lost = sum(not math.isfinite(value) for value in own)
+    return f"{lost} of {len(own)} seeds diverged" if lost else spread(mean_and_spread(own), style)
+
+
+def middle(values: Sequence[float | None], style: str = ".2f", lower: bool = False) -> str:
+    """Returns the median of the seeds, a dash where half of them diverged."""
+    median = statistics.median(numbers(values, lower))
+    return f"{median:{style}}" if math.isfinite(median) else "-"
+
+
+def one_setting(found: dict[str, Any], key: str = "test, best", style: str = ".2f", lower: bool = False) -> str:
+    """Returns the scores of the learning rate that is best for all seeds together, and that rate.
+
+    Args:
+        found: of a sweep.
+        key: of the scores; the rate is that of the best mean of 'test, best'.
+        style: how the scores are written.
+        lower: whether a lower score is the better one.
+    """
+    pick = min if lower else max
+    row = pick(found["settings of the sweep"], key=lambda row: statistics.fmean(numbers(row["test, best"], lower)))
+    return f"{averaged(row[key], style, lower)} at {row['rate']:g}"
 
 
 def significant(pair: Sequence[float | None]) -> str:

@@ -1,4 +1,4 @@
-"""The papers' experiments: programs take the commands and run, and the page says what the results do."""
+"""The papers' experiments: programs take the commands and run."""
 
 import importlib
 import json
@@ -12,32 +12,15 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-from examples import (
-    heatmap,
-    paper,
-    paper_figures,
-    results,
-    results_tables,
-    results_verdicts,
-    sines,
-    variability,
-)
+from examples import heatmap, paper, sines, variability
 from examples.checkerboard import MODELS, mesh
-from hanops.metrics import activation_ratio
 from hanops.models import FCNet
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: object) -> None:
     """Runs an example in this process."""
     monkeypatch.setattr(sys, "argv", [f"examples/{program}.py", *map(str, words)])
     importlib.import_module(f"examples.{program}").main()
-
-
-def test_the_page_is_of_the_results():
-    """docs/results.md is what the JSON files say."""
-    assert (ROOT / "docs" / "results.md").read_text() == results.page(paper.RESULTS)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +33,6 @@ def test_a_result_is_of_its_command(file):
     told = json.loads(file.read_text())["command"]
     wanted = paper.command(experiment.program, experiment.words(file.parent.name == "full", folders))
     assert told.replace(" --data DIR", "") == wanted.replace(" --data DIR", "")
-
-
-def test_full_results_come_first(tmp_path):
-    for kind in ("reduced", "full"):
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "x.json").write_text(json.dumps({"command": kind, "seconds": 1.5}))
-    found = results.Results(tmp_path)
-    assert found.get("x")["command"] == "full"
-    assert found.commands() == "- `full` (full, 2 s)\n"
-    assert found.commands() == "\n"
-    assert found.get("y") is None
 
 
 def test_ablation(tmp_path, monkeypatch):
@@ -178,102 +150,6 @@ def test_variability(tmp_path, monkeypatch):
     assert tried["xavier"] == [row["variability, geometric mean"] for row in found["fc-abs"]["before training"]]
     assert all(abs(row["parameters"] - 3200) < 120 for row in found["fc-relu"]["learnt"])
     assert (tmp_path / "variability.png").exists()
-
-
-def test_every_figure_has_a_row(tmp_path):
-    """Also where nothing has run: as many rows as the papers print figures, and each says why it has none."""
-    rows = results_verdicts.all_rows(results_tables.Results(tmp_path))
-    names = [row.what for row in rows]
-    board = paper_figures.CHECKERBOARD
-    ablations = sum(figure is not None for _, *both in paper_figures.ABLATION.values() for figure in both)
-    pairs = sum(len(pairs) for pairs in paper_figures.APPROXIMATION.values())
-    tables = sum(len(parts) * 3 * 2 for _, parts, _ in paper_figures.REGRESSION.values())  # networks, RMSE and R2
-    images = sum(map(len, (paper_figures.MIXERS, paper_figures.MOBILEVITS, paper_figures.IMAGENET)))
-    printed = 3 * len(board) + len(paper_figures.NOISE) + ablations + pairs + tables
-    printed += len(paper_figures.REGRESSION_RATIOS) + len(paper_figures.ROBUSTNESS) + images + 1
-    plots = 2 + 3 + 5 + 1 + 2 + len(paper_figures.REGRESSION) + 1  # learnt, maps, depth, waves, widths, curves, MNIST
-    assert len(rows) == printed + plots
-    assert len({(row.where, row.what, row.paper) for row in rows}) == len(rows)
-    for group in (board, paper_figures.NOISE, paper_figures.ABLATION, paper_figures.REGRESSION):
-        assert all(any(name.startswith(entry[0]) for name in names) for entry in group.values())
-    assert all(row.verdict.startswith("not run: ") for row in rows if "parameters" not in row.where)
-    assert all(row.paper for row in rows)
-
-
-def test_verdicts():
-    def judge(figure, values, own=None):
-        return results_verdicts.judged(figure, own, values, lower=False)
-
-    values = [98.0, 99.0, 100.0, 99.0]  # 99 ± 0.82
-    assert judge(99.8, values) == "within 2 s.e."
-    assert judge(100.5, values) == "within the spread"
-    assert judge(102.0, values) == "outside, worse"
-    assert judge(96.0, values) == "outside, better"
-    assert judge(96.0, values, own=2.0) == "within the spread"
-    assert results_verdicts.judged(0.1, None, [0.5, 0.5], lower=True) == "outside, worse"
-    row = results_verdicts.measured("a", "b", (1.0, None), [1.0, None], "full")
-    assert (row.ours, row.verdict) == ("a seed diverged", "outside, worse")
-    assert results_verdicts.measured("a", "b", (1.0, None), [1.0], "full").ours == "1.00"
-
-
-def test_the_counts_of_verdicts():
-    """Every row is counted once: the summary's columns have all verdicts."""
-    lines = results_verdicts.verdicts(results_tables.Results(paper.RESULTS)).splitlines()
-    rows = results_verdicts.all_rows(results_tables.Results(paper.RESULTS))
-    counts = {
-        cells[0].strip(): [int(cell) if cell.strip() else 0 for cell in cells[1:]]
-        for line in lines[: lines.index(next(line for line in lines if line.startswith("| all"))) + 1]
-        if line.startswith("| ") and (cells := line.strip("|").split("|"))[1].strip().isdigit()
-    }
-    assert counts["all"][0] == len(rows) == sum(counts["all"][1:])
-    assert set(counts) - {"all"} == {row.where for row in rows}
-    assert all(total == sum(each) for total, *each in counts.values())
-
-
-def test_the_better_of_two_optimizers(tmp_path):
-    """Of each seed, and the deviation is that of all teachers."""
-    (tmp_path / "full").mkdir()
-    for stem, errors in (("approximation", [0.1, 0.4]), ("approximation-sgd", [0.2, 0.3])):
-        row = {"inputs": 2, "pair": "FC-1 by FC-1", "RMSE": errors, "deviation of the teacher": [1.0, 3.0]}
-        (tmp_path / "full" / f"{stem}.json").write_text(json.dumps({"command": stem, "results": [row]}))
-    found = results_tables.Results(tmp_path)
-    assert results_verdicts.fitted(found, 2, "FC-1 by FC-1") == ([0.1, 0.3], 2.0)
-    assert results_verdicts.fitted(found, 3, "FC-1 by FC-1") is None
-
-
-def test_the_list_of_what_is_not_run(tmp_path):
-    """It has every experiment of the table."""
-    text = results.not_run(results_tables.Results(tmp_path))
-    assert all(experiment.stem in text for experiment in paper.EXPERIMENTS)
-    assert all(name in text for name, *_ in paper_figures.IMAGENET.values())
-
-
-def test_a_short_run_says_so():
-    found = {"settings": {"iterations": 20_000, "epochs": 300, "rates": [0.1, 0.2]}}
-    assert results_tables.setting(found, epochs=300) == "full"
-    assert results_tables.setting(found, iterations=40_000) == "short run: 20,000 of 40,000 iterations"
-    assert results_tables.setting(found, epochs=300, rates=10) == "full; 2 of 10 rates"
-    found["settings"]["width"] = 50
-    text = "short run: width 50 of 200, 20,000 of 40,000 iterations; 2 of 10 rates"
-    assert results_tables.setting(found, iterations=40_000, width=200, rates=10) == text
-
-
-def test_all_plots_are_shown_and_small():
-    text = (ROOT / "docs" / "results.md").read_text()
-    plots = sorted(paper.RESULTS.glob("*/*.png"))
-    assert plots
-    for plot in plots:
-        assert f"(../{plot.relative_to(ROOT)})" in text
-        assert plot.stat().st_size <= 100_000
-
-
-@pytest.mark.parametrize("stem", list(paper_figures.CHECKERBOARD))
-def test_activation_ratios(stem):
-    """The count of the page is that of the network, and within a unit of the last digit of the paper's but for one."""
-    ratio = 100 * activation_ratio(MODELS[stem](), torch.zeros(2))
-    parameters, printed = paper_figures.CHECKERBOARD[stem][2:4]
-    assert ratio == pytest.approx(100 * results_verdicts.activations(stem) / parameters)
-    assert (ratio == pytest.approx(printed, abs=0.015)) == (stem != "fcnet2")
 
 
 def test_speed(tmp_path, monkeypatch):

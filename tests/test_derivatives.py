@@ -227,6 +227,7 @@ def test_expanded_weights(backend, device):
         call_for_per_sample_grads(ByName(layer.u, layer.b))(x)
 
 
+@row("Transforms", "the same under `torch.autocast`")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_expanded_weights_under_autocast(backend, device, dtype):
     """As `HanStack` itself; parameters of the other half dtype are widened."""
@@ -241,21 +242,6 @@ def test_expanded_weights_under_autocast(backend, device, dtype):
     assert y.dtype == torch.bfloat16
     assert leaf.grad.dtype == dtype
     close([p.grad_sample.sum(0) for p in model.parameters()], wanted, 0.01)
-
-
-def test_vmap_over_no_stacks(device):
-    """A batch of size 0 has the shapes of one that is not empty, also of grouped stacks."""
-    for lead in ((), (2,)):
-        x, u = torch.randn(0, *lead, 5, 8, device=device), torch.randn(0, *lead, 3, 8, device=device)
-        assert vmap(hanops.han_stack)(x, u).shape == x.shape
-        gradient = vmap(grad(lambda u, x: hanops.han_stack(x, u).sum()))(u, x)
-        assert gradient.shape == u.shape
-
-
-def test_forward_mode_without_signs(device):
-    x, u = torch.randn(5, 8, device=device), torch.randn(3, 8, device=device)
-    _, signs = jvp(lambda x: torch.ops.hanops.han_stack_forward(x, u, None, True, 0), (x,), (x,))[0]
-    assert signs.shape == torch.ops.hanops.han_stack_forward(x, u, None, True, 0)[1].shape == (0,)
 
 
 @row("Transforms", "`functional_call`, and ensembles by `stack_module_state`")

@@ -18,7 +18,7 @@ ARROWS = {
     "backends": "definition _torch _C",
     "ops": "backends definition _torch",
     "functional": "ops _torch",
-    "chain": "functional backends definition",
+    "chain": "functional ops backends definition",
     "modules": "functional chain definition",
     "models": "modules definition",
     "conversion": "modules models selection definition _torch",

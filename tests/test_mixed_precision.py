@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -70,6 +67,7 @@ def test_autocast_of_the_other_half(backend, device, half, dim):
     close([y, *grads], gradients(truth_of(stack), x.double()), 0.05)
 
 
+@row("Mixed precision", "`torch.autocast` with `return_signs=True`: the signs of the cast output, which undo it")
 @pytest.mark.parametrize("half", HALVES)
 def test_autocast_with_signs(backend, device, half):
     """The signs of a call are those of the output that it gives without them."""
@@ -84,16 +82,9 @@ def test_autocast_with_signs(backend, device, half):
 
 
 @row("Mixed precision", "`torch.autocast`: inverses, `orthogonal` and `Householder` keep their dtypes")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("groups", [None, 2])
-def test_autocast_of_chains(backend, device, groups):
-    _compare_chains(device, groups, lambda chains: chains)
-
-
-def test_compiled_autocast_of_chains(device):
-    _compare_chains(device, None, lambda chains: torch.compile(chains, fullgraph=True))
-
-
-def _compare_chains(device: torch.device, groups: int | None, prepare: Callable[..., Callable[[], Any]]) -> None:
+def test_autocast_of_chains(backend, device, groups, compiled):
     stack = hanops.HanStack(8, 3, activation=None, groups=groups, device=device)
     linear = nn.Linear(8, 8, device=device)
     nn.utils.parametrize.register_parametrization(linear, "weight", hanops.Householder())
@@ -104,7 +95,7 @@ def _compare_chains(device: torch.device, groups: int | None, prepare: Callable[
 
     plain = chains()
     with torch.autocast(device.type, torch.bfloat16):
-        results = prepare(chains)()
+        results = (torch.compile(chains, fullgraph=True, backend="aot_eager") if compiled else chains)()
     for result, wanted in zip(results, plain, strict=True):
         torch.testing.assert_close(result, wanted)
     q = results[-1]

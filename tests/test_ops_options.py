@@ -231,3 +231,21 @@ def test_arguments_that_one_call_of_a_batch_may_not_have(backend, device):
         vmap(lambda dy, signs: ops.han_stack_backward(dy, None, signs, p.u, None, True, [True, False, False]))(
             torch.stack((y, y, y)), signs
         )
+
+
+# ---- shapes that ops tell
+
+
+def test_vmap_over_no_stacks(device):
+    """A batch of size 0 has the shapes of one that is not empty, also of grouped stacks."""
+    for lead in ((), (2,)):
+        x, u = torch.randn(0, *lead, 5, 8, device=device), torch.randn(0, *lead, 3, 8, device=device)
+        assert vmap(hanops.han_stack)(x, u).shape == x.shape
+        gradient = vmap(grad(lambda u, x: hanops.han_stack(x, u).sum()))(u, x)
+        assert gradient.shape == u.shape
+
+
+def test_forward_mode_without_signs(device):
+    x, u = torch.randn(5, 8, device=device), torch.randn(3, 8, device=device)
+    _, signs = jvp(lambda x: torch.ops.hanops.han_stack_forward(x, u, None, True, 0), (x,), (x,))[0]
+    assert signs.shape == torch.ops.hanops.han_stack_forward(x, u, None, True, 0)[1].shape == (0,)

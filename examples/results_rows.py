@@ -245,7 +245,10 @@ def optimizers(results: Results) -> str:
     runs = {name: setting(found) for name, found in files.items() if found is not None}
     told = [f"{name} {run}" for name, run in runs.items()] if len(set(runs.values())) > 1 else [*runs.values()][:1]
     lacking = [f"{name} not run" for name in files if name not in runs]
-    return "; ".join(told) if not lacking else f"short run: {lacking[0]}; {told[0].removeprefix('short run: ')}"
+    if not lacking:
+        return "; ".join(told)
+    short = [lacking[0], *(run.removeprefix("short run: ") for run in told if run != "full")]
+    return f"short run: {'; '.join(short)}"
 
 
 def approximation(results: Results) -> list[Row]:

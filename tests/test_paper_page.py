@@ -387,7 +387,7 @@ def test_few_parameters_are_enough_for_half_of_the_seeds(tmp_path):
     assert rows_of(tmp_path, "heat map")[-1].verdict == "agrees"
 
 
-def test_the_better_of_two_optimizers(tmp_path):
+def test_the_better_of_two_optimizers(tmp_path, monkeypatch):
     """Of each seed that both have, and the deviation is that of all teachers; the row says what has run."""
     (tmp_path / "full").mkdir()
     for stem, errors in (("approximation", [0.1, 0.4, None]), ("approximation-sgd", [0.2, 0.3])):
@@ -403,6 +403,8 @@ def test_the_better_of_two_optimizers(tmp_path):
     found = results_tables.Results(tmp_path)
     assert results_rows.fitted(found, 2, "FC-1 by FC-1")[0] == [0.1, 0.4, float("inf")]
     assert results_rows.optimizers(found) == "short run: SGD not run; 3 of 10 seeds"
+    monkeypatch.setattr(results_rows, "setting", lambda _: "full")
+    assert results_rows.optimizers(found) == "short run: SGD not run"
 
 
 def test_no_table_of_widths_that_are_not_run(tmp_path):

@@ -63,7 +63,8 @@ def test_the_figures_have_one_meaning(capsys, dtype, groups):
     }  # fmt: skip
     assert [row["kernel"] for row in found["rows"]] == KERNELS
     rows_of_x = 10 * (groups or 1)
-    values, signs = rows_of_x * 40 * getattr(torch, dtype).itemsize, rows_of_x * 3 * 5
+    planes = 3 + (8 if dtype == "bfloat16" else 0)  # of bits: one for each layer, and the byte that training keeps
+    values, signs = rows_of_x * 40 * getattr(torch, dtype).itemsize, rows_of_x * planes * 5
     moved = dict(zip(KERNELS, [2 * values, 2 * values + signs, 3 * values + signs], strict=True))
     for row in found["rows"]:
         low, high = row["seconds_quartiles"]

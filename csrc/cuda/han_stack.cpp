@@ -40,6 +40,9 @@ int as_int(int64_t size, const char* what) {
 void set_axis(Stack& call, const Tensor& x, int64_t dim) {
   call.inner = static_cast<int>(c10::multiply_integers(x.sizes().slice(dim + 1)));
   call.outer = call.inner ? static_cast<int>(call.rows / call.inner) : 0;
+  TORCH_CHECK_VALUE(call.groups * call.outer < int64_t{1} << 32,  // the kernels count them in 32 bits
+                    "han_stack: backend 'cuda' takes less than 2^32 groups x sizes before dim, got ", call.groups,
+                    " x ", call.outer);
 }
 
 template <class Call>

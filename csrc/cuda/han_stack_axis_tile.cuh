@@ -188,7 +188,7 @@ __device__ __forceinline__ void write_elements(void* out, const Elements<V>& x, 
   with_type<float>(call.type, [&](auto value) {
     using S = decltype(value);
     const int64_t inner = call.inner, outer = call.features * inner;
-    S* to = static_cast<S*>(out) + int64_t{group} * call.outer * outer + feature * inner + at.offset(outer);
+    S* to = static_cast<S*>(out) + group * call.outer * outer + feature * inner + at.offset(outer);
     const unsigned count = at.valid ? call.features - feature : 0;
 #pragma unroll
     for (unsigned e = 0; e < kFeatures; ++e) {
@@ -208,7 +208,7 @@ struct SignWords {
   __device__ SignWords(const Stack& call, Word* signs, unsigned group, int feature, const Positions<V>& at) {
     plane = call.sign_bytes / 4 * int64_t{call.inner};
     const int64_t outer = call.planes * plane;
-    data = signs + int64_t{group} * call.outer * outer + feature / kFeatures * int64_t{call.inner} + at.offset(outer);
+    data = signs + group * call.outer * outer + feature / kFeatures * int64_t{call.inner} + at.offset(outer);
   }
 };
 

@@ -97,6 +97,15 @@ def best(history: list[dict[str, Any]], key: str = "test", lower: bool = False) 
     return [pick(worst if math.isnan(score) else score for score in run) for run in scores]
 
 
+def at_best(history: list[dict[str, Any]], key: str, lower: bool = False) -> list[float]:
+    """Returns the score `key` of each run at the first evaluation with its best test score, or at the end without."""
+    found = []
+    for run, score in enumerate(best(history, lower=lower)):
+        entry = next((entry for entry in history if entry["test"][run] == score), history[-1])
+        found.append(entry[key][run])
+    return found
+
+
 def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = False) -> dict[str, Any]:
     """Returns the scores of each setting over the seeds, and for each seed those of the setting that is best for it.
 
@@ -111,6 +120,7 @@ def summary(runs: Sequence[Run], history: list[dict[str, Any]], lower: bool = Fa
         "test, best": best(history, lower=lower),
         "test, last": history[-1]["test"],
         "train, last": history[-1]["train"],
+        "train, at best test": at_best(history, "train", lower),
     }
     seeds = list(dict.fromkeys(run.seed for run in runs))
     rows: list[dict[str, Any]] = []

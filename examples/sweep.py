@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from . import checkpoints
 from .checkpoints import Checkpoint
 
 SAVE_SECONDS = 30.0
-BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
-MOMENTUM = 0.9  # of SGD
+# Fused: one pass over the parameters, which counts where they do not fit a cache.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+}
 TEST_ROWS = 4096  # at a time
 
 PerGroup = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets (groups, n, ...), a figure for each group
@@ -107,7 +112,7 @@ class State:
 
     settings: dict[str, Any]  # of the sweep; a checkpoint of others is refused
     model: Network
-    moments: list[list[Tensor]]  # the optimizer's running means of each parameter
+    optimizer: Optimizer
     generators: list[torch.Generator]  # of the batches, one for each seed
     rows: Tensor  # (groups, every, batch), those of the steps up to the next evaluation
     iteration: int = 0
@@ -121,7 +126,7 @@ class State:
             {
                 "settings": self.settings,
                 "model": self.model.state_dict(),
-                "moments": self.moments,
+                "optimizer": self.optimizer.inner.state_dict(),
                 "generators": [g.get_state() for g in self.generators],
                 "random": torch.get_rng_state(),
                 "rows": self.rows,
@@ -133,13 +138,14 @@ class State:
 
     def load(self, file: Checkpoint) -> None:
         """Takes the state of a file if there is one; options.RefusedError where it is damaged or of another sweep."""
-        keys = ("model", "moments", "generators", "random", "rows", "iteration", "seconds", "history")
+        keys = ("model", "optimizer", "generators", "random", "rows", "iteration", "seconds", "history")
         saved = file.load(self.settings, keys, self.rows.device, "sweep")
         if saved is None:
             return
         checkpoints.check_progress(file.path, saved["iteration"], self.settings["iterations"])
         self.model.load_state_dict(saved["model"])
-        self.moments, self.rows = saved["moments"], saved["rows"]
+        self.optimizer.inner.load_state_dict(saved["optimizer"])
+        self.rows = saved["rows"]
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state.cpu())
         torch.set_rng_state(saved["random"].cpu())
@@ -168,46 +174,27 @@ def outputs_of(model: Network, x: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """SGD with momentum or Adam, each group with a learning rate and a weight decay of its own."""
+    """torch's SGD with momentum or Adam, for a grouped model whose runs have learning rates and decays of their own."""
 
     def __init__(self, recipe: Recipe, runs: Sequence[Run], parameters: Sequence[Tensor]) -> None:
-        if recipe.optimizer not in ("sgd", "adam"):
+        if recipe.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be 'sgd' or 'adam', got {recipe.optimizer!r}")
-        self.adam = recipe.optimizer == "adam"
-        self.parameters = list(parameters)
+        self.runs: list[slice] = []  # neighbours with the same settings
+        groups = []
+        for (rate, decay), same in itertools.groupby(runs, key=lambda run: (run.rate, run.decay)):
+            first = self.runs[-1].stop if self.runs else 0
+            self.runs.append(slice(first, first + len(list(same))))
+            own = [p.detach()[self.runs[-1]] for p in parameters]
+            groups.append({"params": own, "lr": rate, "initial_lr": rate, "weight_decay": decay})
+        self.inner: torch.optim.Optimizer = OPTIMIZERS[recipe.optimizer](groups)
 
-        def scales(values: list[float]) -> list[Tensor]:
-            t = torch.tensor(values, device=parameters[0].device)
-            return [t.view(-1, *[1] * (p.dim() - 1)) for p in parameters]
-
-        self.rates = scales([-run.rate for run in runs])
-        self.decays = scales([run.decay for run in runs]) if any(run.decay for run in runs) else None
-
-    def start(self) -> list[list[Tensor]]:
-        """Returns the running means of each parameter before the first step."""
-        return [[torch.zeros_like(p) for p in self.parameters] for _ in range(1 + self.adam)]
-
-    @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], moments: list[list[Tensor]], iteration: int, part: float) -> None:
-        """Takes a step, the first at iteration 0, with `part` of the learning rates."""
-        gradients = list(gradients)
-        if self.decays is not None:
-            gradients = [g.addcmul(p, d) for g, p, d in zip(gradients, self.parameters, self.decays, strict=True)]
-        if not self.adam:
-            torch._foreach_mul_(moments[0], MOMENTUM)
-            torch._foreach_add_(moments[0], gradients)
-            for p, moment, rate in zip(self.parameters, moments[0], self.rates, strict=True):
-                p.addcmul_(moment, rate, value=part)
-            return
-        torch._foreach_lerp_(moments[0], gradients, 1 - BETAS[0])
-        torch._foreach_mul_(moments[1], BETAS[1])
-        torch._foreach_addcmul_(moments[1], gradients, gradients, 1 - BETAS[1])
-        part /= 1 - BETAS[0] ** (iteration + 1)
-        roots = torch._foreach_sqrt(moments[1])
-        torch._foreach_mul_(roots, (1 - BETAS[1] ** (iteration + 1)) ** -0.5)
-        torch._foreach_add_(roots, EPS)
-        for p, moment, root, rate in zip(self.parameters, moments[0], roots, self.rates, strict=True):
-            p.addcmul_(moment / root, rate, value=part)
+    def step(self, gradients: Sequence[Tensor], part: float) -> None:
+        """Takes a step with `part` of the learning rates, by the gradients of the parameters of all runs."""
+        for group, own in zip(self.inner.param_groups, self.runs, strict=True):
+            group["lr"] = part * group["initial_lr"]
+            for p, gradient in zip(group["params"], gradients, strict=True):
+                p.grad = gradient[own].contiguous()  # fused steps look at no strides
+        self.inner.step()
 
 
 def train(
@@ -243,7 +230,6 @@ def train(
     n = data.x.shape[1]
     if n < recipe.batch:
         raise ValueError(f"a batch of {recipe.batch} rows needs as many to train on, got {n}")
-    optimizer = Optimizer(recipe, runs, parameters)
     seeds = list(dict.fromkeys(run.seed for run in runs))
     seed_of_run = torch.tensor([seeds.index(run.seed) for run in runs])
     settings = recipe.settings() | {"runs": [asdict(run) for run in runs], "network": repr(singles[0])}
@@ -251,7 +237,7 @@ def train(
     state = State(
         settings,
         model,
-        optimizer.start(),
+        Optimizer(recipe, runs, parameters),
         [torch.Generator().manual_seed(seed) for seed in seeds],
         torch.empty(len(runs), recipe.every, recipe.batch, dtype=torch.int64, device=device),
     )
@@ -277,7 +263,7 @@ def train(
             loss = recipe.losses(model, data.x[group, rows], data.target[group, rows])
             total = loss if recipe.penalty is None else loss + recipe.penalty(model)
             gradients = torch.autograd.grad(total.sum(), parameters)
-            optimizer.step(gradients, state.moments, state.iteration, rate_at(recipe, state.iteration))
+            state.optimizer.step(gradients, rate_at(recipe, state.iteration))
             state.iteration += 1
             bar.update()
             if state.iteration % recipe.every == 0 or state.iteration == recipe.iterations:

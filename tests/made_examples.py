@@ -84,7 +84,7 @@ class Maker:
                 "decay": 0.0,
                 **{
                     key: self.scores(level * (1 + place / 100), step, diverged)
-                    for key in ("test, best", "test, last", "train, last")
+                    for key in ("test, best", "test, last", "train, last", "train, at best test")
                 },
             }
             for place, rate in enumerate(self.settings.get("rates", [0.1]))

@@ -18,7 +18,7 @@ checkerboard = pytest.importorskip("examples.checkerboard")
 
 from examples import checkpoints  # noqa: E402
 from examples.checkpoints import Checkpoint, checksum  # noqa: E402
-from examples.experiment import best, mean_and_spread, save_plot, spread, summary  # noqa: E402
+from examples.experiment import at_best, best, mean_and_spread, save_plot, spread, summary  # noqa: E402
 from examples.sweep import Data, Optimizer, Recipe, Run, draw, rate_at, train  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -190,20 +190,22 @@ def test_figures():
     assert found["rate"] == [0.2]
     assert found["test, best"] == [0.9]
     assert found["train, last"] == [4]
+    assert found["train, at best test"] == [2]
+    diverged = [{"test": [math.nan], "train": [5]}, {"test": [math.nan], "train": [6]}]
+    assert at_best(diverged, "train") == at_best(diverged, "train", lower=True) == [6]
     assert summary([Run(0, 0.1), Run(0, 0.1, 0.3)], history, lower=True)["best setting of each seed"]["decay"] == [0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_optimizer(name):
     """Each group goes as torch's optimizer does with its rate and decay."""
-    runs = [Run(0, 0.1), Run(0, 0.02, decay=0.1)]
-    start = torch.randn(2, 3, 4)
+    runs = [Run(0, 0.1), Run(1, 0.1), Run(0, 0.02, decay=0.1)]
+    start = torch.randn(3, 3, 4)
     ours = start.clone().requires_grad_()
     optimizer = Optimizer(Recipe(1, optimizer=name), runs, [ours])
-    moments = optimizer.start()
-    for iteration in range(5):
+    for _ in range(5):
         (gradient,) = torch.autograd.grad((ours - 1).square().mul(torch.arange(4.0)).sum(), ours)
-        optimizer.step([gradient], moments, iteration, part=0.5)
+        optimizer.step([gradient.mT.contiguous().mT], part=0.5)  # of other strides than the parameter
     for group, run in enumerate(runs):
         theirs = start[group].clone().requires_grad_()
         options = {"lr": 0.5 * run.rate, "weight_decay": run.decay}

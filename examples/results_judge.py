@@ -13,7 +13,7 @@ from .paper_table import EXPERIMENTS
 from .results_tables import Results, averaged, middle, numbers, one_setting, setting
 
 INSIDE = ("within 2 s.e.", "within the spread")
-AGAIN = "; a run counted above"
+AGAIN = " (repeat)"
 NO_DATA = "not run: data are not included"
 FAR = 5  # deviations of the other seeds from their mean, from which on a seed is named
 ENOUGH = 8  # seeds, for one of them to be named
@@ -32,6 +32,7 @@ class Row:
     single: str = ""  # ours at the one rate that is best for all seeds together
     verdict: str = NO_DATA
     run: str = ""  # full, or in what it is short
+    note: str = ""  # said below the table
     figures: int = 1  # of the paper, in this row
 
 
@@ -86,8 +87,8 @@ def measured(
         verdict = "outside, worse"
     else:
         verdict = judged(figure, own, lower) if len(own) > 1 else "one run"
-    ours = averaged(values, style, lower) + (f"; {note}" if note else "")
-    return Row(where, what, figure, ours, str(len(own)), middle(values, style, lower), single, verdict, run)
+    ours = averaged(values, style, lower)
+    return Row(where, what, figure, ours, str(len(own)), middle(values, style, lower), single, verdict, run, note)
 
 
 def swept(
@@ -99,8 +100,8 @@ def swept(
         where, what, figure: of the row.
         found: the JSON.
         key: of the accuracies in it.
-        above: an accuracy; the row says how many seeds are above it.
-        name: whether a seed that is far from all others is named.
+        above: an accuracy; a note says how many seeds are above it.
+        name: whether a note names a seed that is far from all others.
     """
     values = found["best setting of each seed"][key]
     notes = [] if above is None else [f"{sum(v > above for v in values)} of {len(values)} seeds above {above:g}"]

@@ -16,8 +16,7 @@ COLUMNS = {  # of the summary: the verdicts that each counts
     "spread": (INSIDE[1],),
     "better": ("outside, better",),
     "worse": ("outside, worse",),
-    "equal": ("equal", "equal but for the last digit"),
-    "agrees": ("agrees",),
+    "agrees": ("agrees", "equal", "equal but for the last digit"),
     "disagrees": ("disagrees",),
     "shown": ("shown",),
     "repeat": (AGAIN,),
@@ -57,20 +56,26 @@ def counts(rows: list[Row]) -> list[int]:
     return [sum(row.figures for row in rows), *each]
 
 
+def filled(columns: dict[str, list[str]]) -> str:
+    """Returns a table of columns, without those that have no cell filled."""
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return table(list(shown), zip(*shown.values(), strict=True))
+
+
 def detail(rows: list[Row]) -> str:
-    """Returns the rows of a table or plot, without the columns that are empty in all of them."""
+    """Returns the rows of a table or plot, and their notes below."""
     columns = {
         "figure": [row.what for row in rows],
         "paper": [row.paper for row in rows],
         "ours": [row.ours for row in rows],
+        "verdict": [row.verdict for row in rows],
         "n": [row.n for row in rows],
         "median": [row.median for row in rows],
         "at one rate": [row.single for row in rows],
-        "verdict": [row.verdict for row in rows],
         "run": [row.run for row in rows],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    return table(list(shown), zip(*shown.values(), strict=True))
+    notes = [f"- {row.what}: {row.note}\n" for row in rows if row.note]
+    return "".join([filled(columns), *(["\n", *notes] if notes else [])])
 
 
 def verdicts(results: Results) -> str:
@@ -79,20 +84,22 @@ def verdicts(results: Results) -> str:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.where, []).append(row)
-    summary = [[where, *(str(count or "") for count in counts(own))] for where, own in groups.items()]
-    summary.append(["all", *(str(count or "") for count in counts(rows))])
+    groups_and_all = {**groups, "all": rows}
+    figures = zip(*(counts(own) for own in groups_and_all.values()), strict=True)
+    cells = [[str(count or "") for count in column] for column in figures]
+    summary = {"table or plot": list(groups_and_all), **dict(zip(["figures", *COLUMNS], cells, strict=True))}
     tables = [f"**{where[0].upper()}{where[1:]}**\n\n{detail(own)}" for where, own in groups.items()]
     return f"""## Every figure of both papers
 
 Version 1 has the pictures: [arXiv 2106.04088v1]({paper.V1}).
 
-{table(["table or plot", "figures", *COLUMNS], summary)}
+{filled(summary)}
 How a figure is judged. It may be off by half a unit of its last printed digit.
 
 - 'Within 2 s.e.': no farther from our mean than two standard errors, twice our deviation over the root of n.
 - 'Within the spread': no farther than twice the larger of both deviations. 'Outside': ours is better or worse.
 - Where a seed diverged ours counts as worse.
-- 'Equal': a figure that is counted, such as parameters, is the same in all digits or in all but the last.
+- A figure that is counted, such as parameters, agrees where it is the same in all digits or in all but the last.
 - What is said of a plot agrees or disagrees, by rules of ours:
     - 'Above 99 over a wide range': half of the shapes. 'About 85': a median within 2 of it.
     - '400 parameters can be enough': at the best shape half of the seeds come to {FOUND} %.
@@ -107,7 +114,7 @@ How a figure is judged. It may be off by half a unit of its last printed digit.
 - The papers take the best learning rate. In 'ours' each seed has the rate that is best for it; 'at one rate' has the
   rate with the best mean of all seeds. Both choices look at the test points.
 - HanNet on the board: of {ENOUGH} seeds or more, one that is below the others' mean by more than {FAR} of their
-  deviations, and below the median by 1 or more, is named, with the verdict without it.
+  deviations, and below the median by 1 or more, is named below the table, with the verdict without it.
 - With flipped labels the paper's figures are those of one pictured run. {HIGH} %, above which we count seeds, is ours.
 
 {chr(10).join(tables)}"""

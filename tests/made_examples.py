@@ -10,6 +10,8 @@ from examples import paper_figures
 from examples.paper_table import EXPERIMENTS, Experiment
 
 Made = dict[str, Any]
+VARIANTS = ["reduced", "full", "mixed", "mixed again", "one diverged", "all diverged", "no plots"]
+DEPTHS = [5, 15, 27, 35]
 RATES = [0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0]
 DEFAULTS: dict[str, Made] = {  # of each program's options
     "checkerboard": {"iterations": 40_000, "rates": RATES, "penalty": 0.001},
@@ -221,3 +223,12 @@ def change(folder: Path, stem: str, **changes: Any) -> Made:
     made: Made = json.loads(file.read_text()) | changes
     file.write_text(json.dumps(made))
     return made
+
+
+def over_depth(folder: Path, kind: str, depths: list[int], **changes: object) -> None:
+    """Writes the result of a kind of network over depth, of these depths."""
+    (experiment,) = (e for e in EXPERIMENTS if e.stem == f"variability-{kind}")
+    words = experiment.full + " --depths " + " ".join(map(str, depths))
+    made = Maker(experiment, words, 0).result() | changes
+    (folder / "full").mkdir(exist_ok=True)
+    (folder / "full" / f"variability-{kind}.json").write_text(json.dumps(made))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from . import paper_figures as paper
 from . import results_rows as functions
 from . import results_rows_data as data
-from .results_judge import AGAIN, ENOUGH, FAR, INSIDE, Row
+from .results_judge import AGAIN, ENOUGH, FAR, INSIDE, TOO_SHORT, Row
 from .results_rows import FOUND, HIGH, NEAR_0
 from .results_tables import Results, table
 
@@ -18,6 +18,7 @@ COLUMNS = {  # of the summary: the verdicts that each counts
     "worse": ("outside, worse",),
     "agrees": ("agrees", "equal", "equal but for the last digit"),
     "disagrees": ("disagrees",),
+    "too short": (TOO_SHORT,),
     "shown": ("shown",),
     "repeat": (AGAIN,),
     "one run": ("one run",),
@@ -108,6 +109,8 @@ How a figure is judged. It may be off by half a unit of its last printed digit.
     - 'HanNet clearly better': each of its seeds is better than all of FCNet's, with the same settings.
     - 'Han-3 students much as FC-1's': at most twice their error.
     - '20 layers reach the dense network's': no farther below it than twice the larger deviation.
+    - 'Too short' to tell: a run of fewer steps than the paper's, of a narrower network, or of less than a fifth of a
+      map's shapes.
 - 'Shown': a plot without a figure. We show ours; nobody has compared the two.
 - 'Repeat': the ablation's HanNet is the network of the checkerboard. Its figures are read from the same JSON, and the
   run is counted there alone.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,11 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
         depths = [row["depth"] for row in starts]
         axes[0].plot(depths, [row["variability, geometric mean"] for row in starts], **options)
         axes[1].plot(depths, [row["collapsed to a constant, %"] for row in starts], **options)
-        axes[2].plot(depths, [row["loss, mean and spread"][0] or math.nan for row in rows], **options)
+        losses = [[math.inf if loss is None else loss for loss in row["loss"]] for row in rows]  # None: it diverged
+        axes[2].plot(depths, list(map(statistics.median, losses)), **options)
     axes[0].set(title="variability before training, geometric mean", xlabel="hidden layers", yscale="log")
     axes[1].set(title="collapsed to a constant, % of random networks", xlabel="hidden layers", ylim=(-3, 103))
-    axes[2].set(title="lowest training loss, 8 x 8 board, mean", xlabel="hidden layers", yscale="log")
+    axes[2].set(title="lowest training loss, 8 x 8 board, median", xlabel="hidden layers", yscale="log")
     axes[0].legend()
     save_plot(figure, path)
 

@@ -169,6 +169,20 @@ def test_a_plot_that_is_missing(tmp_path):
     assert plots["Skillcraft"] == "shown"
 
 
+def test_a_run_that_trained_less_is_not_judged_by_what_a_plot_says(tmp_path):
+    """It shows its figure; what does not depend on training is judged, and so is a run of few seeds or rates."""
+    made_examples.variant(tmp_path, "reduced")
+    verdicts = {(row.where, row.what): row.verdict for row in rows_of(tmp_path) if row.ours}
+    assert verdicts["two-frequency sines", "test RMSE"] == results_judge.TOO_SHORT
+    assert verdicts["over depth, v1: training loss", "FC-ReLU"] == results_judge.TOO_SHORT
+    assert verdicts["heat map, test %", "HanNet"] == results_judge.TOO_SHORT
+    assert verdicts["over depth, v1: variability", "FC-ReLU"] in ("agrees", "disagrees")
+    claim = results_judge.claim("a", "b", "said", "ours", True, "short run: 3 of 10 seeds, 1 of 4 rates")
+    assert claim.verdict == "agrees"
+    for short in ("10,000 of 40,000 iterations", "60 of 300 epochs", "width 100 of 200"):
+        assert results_judge.claim("a", "b", "said", "ours", True, f"short run: {short}").verdict == "too short"
+
+
 def test_the_board_is_judged_at_one_rate_too(tmp_path):
     made_examples.variant(tmp_path, "full")
     assert all(row.single for row in rows_of(tmp_path, "checkerboard, accuracy"))

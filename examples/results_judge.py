@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from .results_tables import Results, averaged, middle, numbers, one_setting, set
 INSIDE = ("within 2 s.e.", "within the spread")
 AGAIN = " (repeat)"
 TOO_SHORT = "too short"
-TRAINED_LESS = re.compile(r" of [\d,]+ (iterations|epochs)|(width|depth) \d+ of ")  # of a run as it is told
 NO_DATA = "not run: data are not included"
 FAR = 5  # deviations of the other seeds from their mean, from which on a seed is named
 ENOUGH = 8  # seeds, for one of them to be named
@@ -126,14 +124,16 @@ def outlier(figure: str, values: Sequence[float]) -> str:
     return f"{told}, {judged(figure, others, lower=False)}"
 
 
-def claim(where: str, what: str, said: str, ours: str, agrees: bool | None, run: str, n: str = "") -> Row:
+def claim(
+    where: str, what: str, said: str, ours: str, agrees: bool | None, run: str, n: str = "", short: bool = False
+) -> Row:
     """Returns the row of what a paper says of a plot; where `agrees` is None, `ours` is why our run cannot tell.
 
-    A run that trained less than the paper's, or a narrower network, shows its figure but bears no judgement.
+    A run that is too short to bear a judgement shows its figure alone.
     """
     if agrees is None:
         return Row(where, what, said, verdict=f"not run: {ours}", run=run, n=n)
-    verdict = TOO_SHORT if TRAINED_LESS.search(run) else "agrees" if agrees else "disagrees"
+    verdict = TOO_SHORT if short else "agrees" if agrees else "disagrees"
     return Row(where, what, said, ours, n, verdict=verdict, run=run)
 
 

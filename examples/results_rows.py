@@ -11,8 +11,8 @@ from typing import Any
 from . import paper_figures as paper
 from .experiment import TITLES
 from .paper_table import ablation_stem
-from .results_judge import AGAIN, TOO_SHORT, Row, claim, counted, measured, missing, pictured, swept
-from .results_tables import DRAWN, FULL, TRAINED, Results, averaged, numbers, setting
+from .results_judge import AGAIN, Row, claim, counted, measured, missing, pictured, swept
+from .results_tables import DRAWN, FULL, TRAINED, Results, averaged, numbers, setting, undertrained
 from .variability import TITLES as KINDS
 
 FOUND = 99  # test accuracy in % of a network that has learnt the board
@@ -65,10 +65,8 @@ def noise(results: Results) -> list[Row]:
         for what, figure, key in named:
             if figure is not None and found is None:
                 rows.append(missing(where, what, figure, file))
-            elif figure is not None and found is not None and key in found["best setting of each seed"]:
+            elif figure is not None and found is not None:
                 rows.append(swept(where, what, figure, found, key, HIGH if key == "test, best" else None))
-            elif figure is not None:
-                rows.append(Row(where, what, figure, verdict="not run: the run did not keep it"))
         rows.append(pictured(results, "10 % flipped labels, plots (v1, figure 5)", name, file))
     return rows
 
@@ -104,8 +102,9 @@ def maps(results: Results) -> list[Row]:
         high, median = sum(mean >= FOUND for mean in means), statistics.median(means)
         ours = f"{high} of {len(means)} shapes from {FOUND}, median {median:.1f}, best {max(means):.2f}"
         agrees = high >= WIDE * len(means) if model == "hannet" else abs(median - 85) <= 2
-        row = claim(where, TITLES[model], said, ours, agrees, setting(found), f"{seeds(found)} a shape")
-        rows.append(row if len(means) >= ENOUGH_SHAPES * SHAPES else replace(row, verdict=TOO_SHORT))
+        short = undertrained(found) or len(means) < ENOUGH_SHAPES * SHAPES
+        count = f"{seeds(found)} a shape"
+        rows.append(claim(where, TITLES[model], said, ours, agrees, setting(found), count, short))
     return [*rows, few(results, where)]
 
 
@@ -118,7 +117,8 @@ def few(results: Results, where: str) -> Row:
     count = len(cell["test, best"])
     shape = f"{cell['depth']} x {cell['width']}, {cell['parameters']} parameters"
     ours = f"{shape}: {from_99(cell)} of {count} seeds from {FOUND}, best {max(numbers(cell['test, best'])):.2f}"
-    return claim(where, "HanNet", said, ours, 2 * from_99(cell) >= count, setting(found), f"{count} a shape")
+    agrees, seeds_of = 2 * from_99(cell) >= count, f"{count} a shape"
+    return claim(where, "HanNet", said, ours, agrees, setting(found), seeds_of, undertrained(found))
 
 
 def from_99(cell: dict[str, Any]) -> int:
@@ -201,7 +201,8 @@ def loss_row(results: Results, kind: str) -> Row:
         return claim(where, KINDS[kind], said, f"no depth past {past}", None, setting(found, DRAWN), seeds(found))
     ours = ", ".join(f"{depth}: {f'{loss:.1g}' if loss < math.inf else 'diverged'}" for depth, loss in least.items())
     reached = any(loss < NEAR_0 for loss in least.values())
-    return claim(where, KINDS[kind], said, f"best seed {ours}", reached == near, setting(found, DRAWN), seeds(found))
+    agrees, run = reached == near, setting(found, DRAWN)
+    return claim(where, KINDS[kind], said, f"best seed {ours}", agrees, run, seeds(found), undertrained(found))
 
 
 def sines(results: Results) -> list[Row]:
@@ -221,7 +222,7 @@ def sines(results: Results) -> list[Row]:
         f"{name} {averaged(own, '.2g', lower=True)}" for name, own in zip(("HanNet", "FCNet"), errors, strict=True)
     )
     better = max(numbers(errors[0], lower=True)) < min(numbers(errors[1], lower=True))
-    return [claim(where, what, said, ours, better, run, seeds(han))]
+    return [claim(where, what, said, ours, better, run, seeds(han), undertrained(han))]
 
 
 def fitted(results: Results, inputs: int, pair: str) -> tuple[list[float], float] | None:
@@ -284,6 +285,6 @@ def other_width(results: Results, width: int) -> Row:
         if pair.endswith("by Han-3")
     ]
     if not all(map(math.isfinite, means.values())):
-        return claim(where, what, said, "a seed diverged", False, setting(found), seeds(found))
+        return claim(where, what, said, "a seed diverged", False, setting(found), seeds(found), undertrained(found))
     shown = f"RMSE of Han-3 over FC-1: {min(ratios):.2f} to {max(ratios):.2f}"
-    return claim(where, what, said, shown, max(ratios) < 2, setting(found), seeds(found))
+    return claim(where, what, said, shown, max(ratios) < 2, setting(found), seeds(found), undertrained(found))

@@ -15,7 +15,7 @@ from .experiment import mean_and_spread, spread
 from .images import MIXERS, MOBILEVITS
 from .regression import MODELS as TABLE_MODELS
 from .results_judge import Row, claim, counted, measured, missing, pictured
-from .results_tables import Results, numbers, setting
+from .results_tables import Results, numbers, setting, undertrained
 
 IMAGENET_BLOCKS = {"stem": (0, 0), "mlp4": (4, 0), "mlp8": (8, 0), "han16": (0, 16), "mlp4-han16": (4, 16)}
 
@@ -95,7 +95,8 @@ def digits(results: Results) -> list[Row]:
     pairs = [mean_and_spread(numbers(found["networks"][name]["test, best"])) for name in ("hannet-20", "fcnet")]
     (han, own), (dense, other) = pairs
     ours = f"20 layers {spread(pairs[0])}, dense {spread(pairs[1])}"
-    return [claim(where, what, said, ours, han >= dense - 2 * max(own, other), run, count)]
+    agrees = han >= dense - 2 * max(own, other)
+    return [claim(where, what, said, ours, agrees, run, count, undertrained(found))]
 
 
 def robustness(results: Results) -> list[Row]:

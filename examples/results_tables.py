@@ -141,22 +141,37 @@ def wanted(found: dict[str, Any]) -> dict[str, int]:
     return full
 
 
-def setting(found: dict[str, Any], but: Container[str] = ()) -> str:
-    """Returns in what a run is short of the full one, such as 'short run: 60 of 300 epochs', or 'full'.
+def shortfalls(found: dict[str, Any], but: Container[str] = ()) -> dict[str, str]:
+    """Returns in what a run is short of the full one, by the names of the options, such as '60 of 300 epochs'.
 
     Args:
         found: the JSON.
         but: options on which what is told of the run does not depend.
     """
-    short = []
+    short = {}
     for key, value in ((key, value) for key, value in wanted(found).items() if key not in but):
         own = found["settings"].get(key)
         own = len(own) if isinstance(own, list) else own
+        if own is None or (own <= value if key == "every" else own >= value):
+            continue
         if key == "every":
-            short += [f"tested every {own} epochs"] if own is not None and own > value else []
-        elif own is not None and own < value:
-            short.append(f"{key} {own} of {value}" if key in ("width", "depth") else f"{own:,} of {value:,} {key}")
-    return f"short run: {', '.join(short).replace('_', ' ')}" if short else "full"
+            short[key] = f"tested every {own} epochs"
+        elif key in ("width", "depth"):
+            short[key] = f"{key} {own} of {value}"
+        else:
+            short[key] = f"{own:,} of {value:,} {key.replace('_', ' ')}"
+    return short
+
+
+def setting(found: dict[str, Any], but: Container[str] = ()) -> str:
+    """Returns in what a run is short of the full one, such as 'short run: 60 of 300 epochs', or 'full'."""
+    short = shortfalls(found, but)
+    return f"short run: {', '.join(short.values())}" if short else "full"
+
+
+def undertrained(found: dict[str, Any]) -> bool:
+    """Returns whether a run had fewer steps than the full one, or a smaller network."""
+    return not {"iterations", "epochs", "width", "depth"}.isdisjoint(shortfalls(found))
 
 
 def numbers(values: Sequence[float | None], lower: bool = False) -> list[float]:

@@ -229,6 +229,4 @@ def over_depth(folder: Path, kind: str, depths: list[int], **changes: object) ->
     """Writes the result of a kind of network over depth, of these depths."""
     (experiment,) = (e for e in EXPERIMENTS if e.stem == f"variability-{kind}")
     words = experiment.full + " --depths " + " ".join(map(str, depths))
-    made = Maker(experiment, words, 0).result() | changes
-    (folder / "full").mkdir(exist_ok=True)
-    (folder / "full" / f"variability-{kind}.json").write_text(json.dumps(made))
+    change(folder, experiment.stem, **(Maker(experiment, words, 0).result() | changes))

@@ -177,10 +177,11 @@ def test_a_run_that_trained_less_is_not_judged_by_what_a_plot_says(tmp_path):
     assert verdicts["over depth, v1: training loss", "FC-ReLU"] == results_judge.TOO_SHORT
     assert verdicts["heat map, test %", "HanNet"] == results_judge.TOO_SHORT
     assert verdicts["over depth, v1: variability", "FC-ReLU"] in ("agrees", "disagrees")
-    claim = results_judge.claim("a", "b", "said", "ours", True, "short run: 3 of 10 seeds, 1 of 4 rates")
-    assert claim.verdict == "agrees"
-    for short in ("10,000 of 40,000 iterations", "60 of 300 epochs", "width 100 of 200"):
-        assert results_judge.claim("a", "b", "said", "ours", True, f"short run: {short}").verdict == "too short"
+    made = made_examples.change(tmp_path, "sines-hannet")
+    for less, short in (({"seeds": 3}, False), ({"iterations": 8_000}, True), ({"width": 100}, True)):
+        for model in ("hannet", "fcnet"):
+            made_examples.change(tmp_path, f"sines-{model}", settings=made["settings"] | less)
+        assert (rows_of(tmp_path, "two-frequency")[0].verdict == results_judge.TOO_SHORT) == short
 
 
 def test_the_board_is_judged_at_one_rate_too(tmp_path):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from . import paper_figures as paper
-from .experiment import TITLES
+from .experiment import TITLES, spread
 from .paper_table import ablation_stem
 from .results_judge import AGAIN, Row, claim, counted, measured, missing, pictured, swept
 from .results_tables import DRAWN, FULL, TRAINED, Results, averaged, numbers, setting, undertrained
@@ -225,22 +225,31 @@ def sines(results: Results) -> list[Row]:
     return [claim(where, what, said, ours, better, run, seeds(han), undertrained(han))]
 
 
+def by_each_optimizer(results: Results, inputs: int, pair: str) -> list[dict[str, Any]]:
+    """Returns what Adam and SGD found for a pair, as far as they have run."""
+    files = filter(None, map(results.peek, PAIRED))
+    return [row for found in files for row in found["results"] if (row["inputs"], row["pair"]) == (inputs, pair)]
+
+
 def fitted(results: Results, inputs: int, pair: str) -> tuple[list[float], float] | None:
     """Returns the RMSE of each seed by the better of Adam and SGD, and the mean deviation of what was fitted.
 
     Where the two have not as many seeds, those that both have.
     """
-    rows = [
-        row
-        for stem in PAIRED
-        for row in (results.peek(stem) or {"results": []})["results"]
-        if (row["inputs"], row["pair"]) == (inputs, pair)
-    ]
+    rows = by_each_optimizer(results, inputs, pair)
     if not rows:
         return None
     count = min(len(row["RMSE"]) for row in rows)
     values = [min(seed) for seed in zip(*(numbers(row["RMSE"][:count], lower=True) for row in rows), strict=True)]
     return values, statistics.fmean(rows[0]["deviation of the teacher"][:count])
+
+
+def on_training_points(results: Results, inputs: int, pair: str) -> Sequence[float | None]:
+    """Returns mean and deviation of a pair's RMSE on the training points, by the optimizer that tests better."""
+    rows = by_each_optimizer(results, inputs, pair)
+    better = min(rows, key=lambda row: statistics.fmean(numbers(row["RMSE"], lower=True)))
+    learnt: Sequence[float | None] = better["RMSE, training, mean and spread"]
+    return learnt
 
 
 def optimizers(results: Results) -> str:
@@ -264,8 +273,10 @@ def approximation(results: Results) -> list[Row]:
             ours = fitted(results, inputs, pair)
             if ours is None:
                 rows.append(missing(where, what, figure, PAIRED[0]))
-            else:
-                rows.append(measured(where, what, figure, ours[0], optimizers(results), ".5f", lower=True))
+                continue
+            row = measured(where, what, figure, ours[0], optimizers(results), ".5f", lower=True)
+            learnt = f"on the training points {spread(on_training_points(results, inputs, pair), '.5f')}"
+            rows.append(replace(row, note=learnt) if row.verdict.startswith("outside") else row)
     return rows + [other_width(results, width) for width in (30, 40, 60, 70, 80, 90, 100)]
 
 

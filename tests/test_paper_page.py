@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -144,6 +145,32 @@ def test_depths_of_full_and_reduced_runs_in_one_page(tmp_path):
     assert text.count("| short run: 4 of 8 depths ") == 4 + 4  # at random: no matter how many rates
     assert text.count("| short run: 3 of 4 rates, 4 of 8 depths ") == 4 + 4
     assert text.count("2 of 8 depths") == 2 * 2
+
+
+def test_errors_on_the_training_points(tmp_path):
+    """Of the optimizer that tests better, beside the paper's in the table, and below the row where ours is worse."""
+    errors = {"approximation": ([0.002, 0.004], 0.0005), "approximation-sgd": ([0.004, 0.002], 0.0001)}
+    for stem, (tested, learnt) in errors.items():
+        made_examples.change(tmp_path, stem)
+        file = tmp_path / "full" / f"{stem}.json"
+        made = json.loads(file.read_text())
+        for row in made["results"]:
+            row |= {"RMSE": tested, "RMSE, training, mean and spread": [learnt, 0.0]}
+        made["results"][0]["RMSE"] = [None, 0.002] if stem.endswith("sgd") else [0.002, 0.002]
+        file.write_text(json.dumps(made))
+    found = results_tables.Results(tmp_path)
+    assert results_rows.on_training_points(found, 2, "FC-1 by FC-1") == [0.0005, 0.0]
+    row = next(row for row in results_rows.approximation(found) if row.what == "2 inputs, FC-1 by FC-1")
+    assert (row.verdict, row.note) == ("outside, worse", "on the training points 0.00050 ± 0.00000")
+    assert not any(row.note for row in results_rows.approximation(found) if not row.verdict.startswith("outside"))
+    text = section(results.page(tmp_path), "Mutual approximation")
+    assert f"| {0.0005 / 0.00033:.2f} " in text
+    assert "- On the training points ours are 0.10 to 1.52 times the paper's, " in text
+    assert results_functions.near([0.5, 2.0, 1.6], "test") == (
+        "- On the test points ours are 0.50 to 2.00 times the paper's, 1.17 in the geometric mean; "
+        "2 of 3 are at most 1.6 times."
+    )
+    assert "0.50 to - times the paper's, - in the geometric mean; 1 of 2" in results_functions.near([0.5, math.inf], "")
 
 
 def test_the_better_of_two_optimizers(tmp_path, monkeypatch):

@@ -215,9 +215,9 @@ def speed(results: Results) -> str:
     columns, run = [f"{iterations:,} steps", "seconds", "faster than eager"], setting(found)
     return f"""## How long it takes
 
-The checkerboard's HanNet, with evaluations, on {found["threads"]} threads. {run[0].upper()}{run[1:]}. The first two
-train the same networks on the same batches in turns, at the rate 0.05. The grouped ones are 5 seeds at the papers' 10
-rates.
+The checkerboard's HanNet, with evaluations, on {found["processor"]}. {run[0].upper()}{run[1:]}.
+The first two train the same networks on the same batches in turns, at the rate 0.05. The grouped ones are 5 seeds at
+the papers' 10 rates.
 
 {table(columns, rows)}
 {results.commands()}"""

@@ -96,6 +96,13 @@ def in_turns(seed: int, recipe: Recipe, device: str) -> dict[str, dict[str, Any]
     }
 
 
+def processor(device: str) -> str:
+    """Returns what a time is of: the GPU's name, or the threads and their vector instructions, as torch names them."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads with {torch.backends.cpu.get_cpu_capability()}"
+
+
 def main() -> None:
     """Times and trains all three."""
     options = parser(__doc__, 40_000)
@@ -108,7 +115,8 @@ def main() -> None:
     runs = [Run(seed, rate) for rate in RATES for seed in range(5)]
     points = data(runs, full=False, noise=0.0, device=arguments.device)
     state = train(MODELS["hannet"], runs, points, recipe, accuracy, checkpoint(arguments, "speed"))
-    result: dict[str, Any] = {"settings": settings(arguments), "networks": len(runs)}
+    where = {"processor": processor(arguments.device)}
+    result: dict[str, Any] = {"settings": settings(arguments), **where, "networks": len(runs)}
     for name in ("eager", "hanops"):
         result[name] = {key: [turn[name][key] for turn in turns] for key in turns[0][name]}
         result[name]["seconds, mean and spread"] = mean_and_spread(result[name]["seconds"])

@@ -157,6 +157,7 @@ def test_speed(tmp_path, monkeypatch):
     run(monkeypatch, "speed", "--seeds", 1, "--iterations", 100, "--out", tmp_path)
     found = json.loads((tmp_path / "speed.json").read_text())
     assert found["networks"] == 50
+    assert found["processor"].startswith(f"{torch.get_num_threads()} threads with ")
     assert found["eager"]["test, last"] == pytest.approx(found["hanops"]["test, last"], abs=0.5)
     assert found["grouped"]["test, last"] == pytest.approx(found["hanops"]["test, last"], abs=0.5)
     assert found["times faster, one network"] == pytest.approx(

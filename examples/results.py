@@ -59,7 +59,7 @@ fails where it is a test row); targets are not scaled. 'Best' is the lowest test
 the paper's figures go, 'last' the one at its end. The last, incomplete batch of an epoch is left out; the authors'
 loader keeps it. The authors' code tries the rates 0.001 and 0.003, and steps its schedule at every iteration with
 milestones in epochs: the rate is 0.04 of its start from iteration 210 on. Ours is constant at 0.001. The plots show the
-test RMSE over the range of the target, as version 1 does; those made with hanops 0.1 show the RMSE itself.
+test RMSE over the range of the target, as version 1 does.
 
 {table(head, rows)}
 {results.commands()}

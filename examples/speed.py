@@ -115,8 +115,8 @@ def main() -> None:
     runs = [Run(seed, rate) for rate in RATES for seed in range(5)]
     points = data(runs, full=False, noise=0.0, device=arguments.device)
     state = train(MODELS["hannet"], runs, points, recipe, accuracy, checkpoint(arguments, "speed"))
-    where = {"processor": processor(arguments.device)}
-    result: dict[str, Any] = {"settings": settings(arguments), **where, "networks": len(runs)}
+    result: dict[str, Any] = {"settings": settings(arguments), "processor": processor(arguments.device)}
+    result["networks"] = len(runs)
     for name in ("eager", "hanops"):
         result[name] = {key: [turn[name][key] for turn in turns] for key in turns[0][name]}
         result[name]["seconds, mean and spread"] = mean_and_spread(result[name]["seconds"])

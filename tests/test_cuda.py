@@ -248,9 +248,34 @@ def test_profile_program_runs():
         assert done.returncode == 0, done.stderr
         assert len(re.findall(r"(?:inference|forward|backward) +[\d.]+ us", done.stdout)) == 3
         assert done.stdout.count("warps resident") == 3
-    wrong = subprocess.run([program, "--dtype", "int8"], capture_output=True, text=True)
-    assert wrong.returncode == 2
-    assert "--dtype must be" in wrong.stderr
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--dtype int8", "--dtype must be float64, float32, bfloat16 or float16, got int8"),
+        ("--direction up", "--direction must be forward, inference, backward or all, got up"),
+        ("--features 0", "--features must be a whole number from 1, got 0"),
+        ("--rows 1e3", "--rows must be a whole number from 1, got 1e3"),
+        ("--depth 99999999999999999999", "--depth must be a whole number from 1, got 99999999999999999999"),
+        ("--inner -1", "--inner must be a whole number from 0, got -1"),
+        ("--rows 10 --inner 3", "--inner must divide --rows"),
+        ("--once true", "--once must be yes or no, got true"),
+        ("--case 8,1,2", "--case must be D,N,L,T, D,N,L,T,W or D,N,L,T,W,I, got 8,1,2"),
+        ("--case 8,1,2x,float32", "--case must be a whole number from 1, got 2x"),
+        ("--case 8,1,2,float32 --rows 3", "--case says all of a case, so --rows has no place beside it"),
+        ("--repeats", "--repeats needs a value"),
+        ("--width 3", "unknown option --width"),
+    ],
+)
+def test_profile_program_refuses(options, message):
+    emulation.build("emulated_profile")
+    done = subprocess.run([emulation.BUILD / "emulated_profile", *options.split()], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"han_stack_profile: {message}" in done.stderr
+    assert "usage: " in done.stderr
+    assert done.stdout == ""
 
 
 @emulated

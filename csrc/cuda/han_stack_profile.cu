@@ -1,11 +1,8 @@
 // Runs and times the kernels on their own, without Python or torch: what Nsight Compute is pointed at.
 #include <algorithm>
-#include <array>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <memory>
 #include <random>
 #include <sstream>
@@ -13,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "han_stack_profile_options.h"
 #include "launch.h"
 #include "plan.h"
 #include "values.cuh"
@@ -20,119 +18,9 @@
 namespace {
 
 using namespace hanops::cuda;
-
-constexpr const char* kUsage = R"(usage: han_stack_profile [options]
-  --features D   width of a row (1024)          --rows N     rows of a group (65536)
-  --depth L      layers (16)                    --groups G   independent stacks (1)
-  --dtype T      float32, bfloat16, float16 or float64 (bfloat16)
-  --inner I      the features are not the last axis: rows are positions, I of which lie side by side (0: the last axis)
-  --direction W  forward, inference (no sign bits), backward or all (all)
-  --case D,N,L,T[,W[,I]]  one of several cases, instead of the options above; as often as there are cases
-  --rest yes     bfloat16 and float16 keep the rest of y, a byte an element, and du begins with it (no)
-  --repeats K    timed rounds of a copy and of each direction, of which the median counts (20)
-  --json FILE    every sample, in seconds, rewritten after each case
-  --once yes     launch each kernel once and time nothing: for compute-sanitizer and ncu
-)";
-
-struct Case {
-  int64_t features = 1024, rows = 65536, layers = 16, groups = 1, inner = 0;
-  std::string dtype = "bfloat16", direction = "all";
-};
-
-struct Options {
-  std::vector<Case> cases;
-  int64_t repeats = 20;
-  bool once = false, rest = false;
-  std::string json;
-};
-
-Type type_of(const std::string& name) {
-  if (name == "float64") return Type::kFloat64;
-  if (name == "float32") return Type::kFloat32;
-  if (name == "bfloat16") return Type::kBFloat16;
-  if (name == "float16") return Type::kFloat16;
-  throw std::invalid_argument("--dtype must be float64, float32, bfloat16 or float16, got " + name);
-}
+using namespace hanops::cuda::profile;
 
 size_t bytes_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
-
-void check_case(const Case& c) {
-  type_of(c.dtype);
-  const std::string& way = c.direction;
-  if (way != "forward" && way != "inference" && way != "backward" && way != "all") {
-    throw std::invalid_argument("--direction must be forward, inference, backward or all, got " + way);
-  }
-  if (c.inner == 0) return;
-  Stack stack;
-  stack.features = static_cast<int>(std::min<int64_t>(c.features, 1 << 30));
-  stack.rows = c.rows;
-  stack.type = type_of(c.dtype);
-  if (c.rows % c.inner != 0 || !takes_axis(stack)) {
-    throw std::invalid_argument("--inner must divide --rows, and have kernels for --features and --dtype");
-  }
-}
-
-int64_t number(const std::string& name, const std::string& value) {
-  const int64_t parsed = std::atoll(value.c_str());
-  if (parsed < 1) throw std::invalid_argument(name + " must be a whole number from 1, got " + value);
-  return parsed;
-}
-
-Case case_of(const std::string& text) {
-  std::vector<std::string> words;
-  std::istringstream stream(text);
-  for (std::string word; std::getline(stream, word, ',');) words.push_back(word);
-  if (words.size() < 4 || words.size() > 6) {
-    throw std::invalid_argument("--case must be D,N,L,T, D,N,L,T,W or D,N,L,T,W,I, got " + text);
-  }
-  Case c;
-  c.features = number("--case", words[0]);
-  c.rows = number("--case", words[1]);
-  c.layers = number("--case", words[2]);
-  c.dtype = words[3];
-  if (words.size() >= 5) c.direction = words[4];
-  if (words.size() == 6) c.inner = number("--case", words[5]);
-  return c;
-}
-
-Options parse(int count, char** arguments) {
-  Options options;
-  Case single;
-  for (int i = 1; i < count; i += 2) {
-    const std::string name = arguments[i];
-    if (i + 1 == count) throw std::invalid_argument(name + " needs a value");
-    const std::string value = arguments[i + 1];
-    if (name == "--features")
-      single.features = number(name, value);
-    else if (name == "--rows")
-      single.rows = number(name, value);
-    else if (name == "--depth")
-      single.layers = number(name, value);
-    else if (name == "--groups")
-      single.groups = number(name, value);
-    else if (name == "--inner")
-      single.inner = number(name, value);
-    else if (name == "--repeats")
-      options.repeats = number(name, value);
-    else if (name == "--dtype")
-      single.dtype = value;
-    else if (name == "--direction")
-      single.direction = value;
-    else if (name == "--case")
-      options.cases.push_back(case_of(value));
-    else if (name == "--json")
-      options.json = value;
-    else if (name == "--once")
-      options.once = value == "yes";
-    else if (name == "--rest")
-      options.rest = value == "yes";
-    else
-      throw std::invalid_argument("unknown option " + name);
-  }
-  if (options.cases.empty()) options.cases.push_back(single);
-  for (const Case& c : options.cases) check_case(c);
-  return options;
-}
 
 // Device memory that lives as long as this.
 class Buffer {

@@ -13,7 +13,18 @@ from torch import Tensor
 from hanops.models import FCNet, HanNet, Network
 from hanops.models.layers import start_orthogonal, weights
 
-from .experiment import COLOURS, checkpoint, mean_and_spread, parser, save_plot, settings, spread, summary, write
+from .experiment import (
+    COLOURS,
+    checkpoint,
+    mean_and_spread,
+    parser,
+    plot_option,
+    save_plot,
+    settings,
+    spread,
+    summary,
+    write,
+)
 from .options import amount, natural, positive, run_program
 from .sweep import Data, Recipe, Run, root_mean_squared_error, train
 
@@ -135,6 +146,45 @@ def plot(path: Path, results: list[dict[str, Any]], title: str) -> None:
     save_plot(figure, path)
 
 
+def plot_widths(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Draws the error of each pair over the width of the networks, of the results by their width."""
+    by_width = sorted((int(width), found) for width, found in results.items())
+    inputs = list(dict.fromkeys(row["inputs"] for _, found in by_width for row in found["results"]))
+    figure, panels = pyplot.subplots(
+        1, len(inputs), figsize=(13, 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, n in zip(panels[0], inputs, strict=True):
+        for place, (colour, pair) in enumerate(zip(COLOURS, PAIRS, strict=False)):
+            points = [
+                (width + 1.2 * (place - 1.5), *row["RMSE, mean and spread"], one_setting(found))
+                for width, found in by_width
+                for row in found["results"]
+                if (row["inputs"], row["pair"]) == (n, " by ".join(pair))
+                and row["RMSE, mean and spread"][0] is not None
+            ]
+            axes.plot([point[0] for point in points], [point[1] for point in points], color=colour)
+            for x, mean, deviation, hollow in points:
+                inside = "white" if hollow else colour
+                axes.errorbar(x, mean, yerr=deviation, fmt="o", color=colour, mfc=inside, markersize=5, capsize=2)
+            if n in PAPER:
+                axes.plot(WIDTH + 1.2 * (place - 1.5), PAPER[n][place], "kD", markersize=4)
+        axes.set(title=f"{n} inputs", xlabel="width", yscale="log", xticks=[width for width, _ in by_width])
+    first = panels[0][0]
+    first.set_ylabel("test RMSE")
+    for colour, pair in zip(COLOURS, PAIRS, strict=False):
+        first.plot([], [], "o-", color=colour, label=" by ".join(pair))
+    first.plot([], [], "kD", markersize=4, label="the paper")
+    if any(one_setting(found) for _, found in by_width):
+        first.plot([], [], "ko", mfc="white", label="one rate and decay")
+    figure.legend(title="teacher by student", loc="outside right upper")
+    save_plot(figure, path)
+
+
+def one_setting(result: dict[str, Any]) -> bool:
+    """Tells whether a result has one rate and one decay, so that no seed had a choice."""
+    return len(result["settings"]["rates"]) * len(result["settings"]["decays"]) == 1
+
+
 def main() -> None:
     """Fits all pairs for each number of inputs."""
     options = parser(f"{__doc__}\n\n{NOTE}")
@@ -145,6 +195,7 @@ def main() -> None:
     options.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd has momentum 0.9")
     options.add_argument("--rates", type=positive, nargs="+", default=list(RATES), help="initial learning rates")
     options.add_argument("--decays", type=amount, nargs="+", default=list(DECAYS), help="weight decays")
+    plot_option(options)
     arguments = options.parse_args()
     name = "approximation" + ("-sgd" if arguments.optimizer == "sgd" else "")
     name += f"-width{arguments.width}" if arguments.width != WIDTH else ""
@@ -156,7 +207,8 @@ def main() -> None:
     write(arguments.out / f"{name}.json", {"settings": settings(arguments), "results": results})
     title = f"random networks of width {arguments.width}, fitted by others"
     title += f"; {OPTIMIZERS[arguments.optimizer]}, {arguments.seeds} seeds"
-    plot(arguments.out / f"{name}.png", results, title)
+    if not arguments.no_plot:
+        plot(arguments.out / f"{name}.png", results, title)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,8 +66,12 @@ def device(text: str) -> str:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Runs a program. What it refuses, a file that cannot be read or written, or Ctrl-C end it in one line."""
+    """Runs a program. What it refuses, a file that cannot be read or written, Ctrl-C or SIGTERM end it in one line.
+
+    SIGTERM, which `kill` and batch systems send, ends it as Ctrl-C does: with what it has started.
+    """
     name = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except RefusedError as error:

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from hanops.profiling.files import write_text
 
-from . import ablation, heatmap, variability
+from . import ablation, approximation, heatmap, variability
 from .experiment import command
 from .options import RefusedError, natural, run_program
-from .paper_table import EXPERIMENTS, IMAGES, PARTS, Experiment, ablation_stem, cost
+from .paper_table import EXPERIMENTS, IMAGES, PARTS, WIDE, WIDTHS, Experiment, ablation_stem, cost
 from .results import page
 from .results_tables import Results, read
 
@@ -38,9 +38,13 @@ WITH_DATA = "--data DIR"  # in the command of a result
 # Tensors of some MB are else mapped, and given back at every step: page faults took a fifth of its time.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 GLIBC = (2, 36)  # takes such thresholds; older ones may refuse them
-# Of each program whose results share a plot: what draws it, and the stem of each of its results.
+# Of each plot that results share: what draws it, and the stem of each of them.
 SHARED: dict[str, tuple[Callable[[Path, dict[str, dict[str, Any]]], None], dict[str, str]]] = {
     "ablation": (ablation.plot, {model: ablation_stem(model) for model in ablation.NAMES}),
+    WIDE: (
+        approximation.plot_widths,
+        {str(approximation.WIDTH): "approximation", **{str(width): f"approximation-width{width}" for width in WIDTHS}},
+    ),
     "heatmap": (heatmap.plot, {model: f"heatmap-{model}" for model in heatmap.MODELS}),
     "variability": (variability.plot, {kind: f"variability-{kind}" for kind in variability.KINDS}),
 }
@@ -171,20 +175,20 @@ def to_run(experiment: Experiment, arguments: argparse.Namespace, folders: dict[
         print(f"==> {line}: again, as its plot is missing")
     replaced = files[kind] if kind in made_by and (arguments.fresh or made_by[kind] != line) else None
     words += ["--out", str(files[kind].parent), "--fresh" if arguments.fresh else "--renew"]
-    words += ["--no-plot"] if experiment.program in SHARED else []
+    words += ["--no-plot"] if experiment.shared else []
     return Call(line, [sys.executable, "-m", f"examples.{experiment.program}", *words], replaced)
 
 
 def draw(folder: Path) -> None:
     """Draws the plots that experiments share, of full results and of the reduced ones that no full run has replaced."""
     results = Results(folder)
-    for program, (plot, stems) in SHARED.items():
+    for shared, (plot, stems) in SHARED.items():
         found = {name: result for name, stem in stems.items() if (result := results.peek(stem)) is not None}
         if found:
             full = any(results.files[stems[name]].parent.name == "full" for name in found)
             place, other = ("full", "reduced") if full else ("reduced", "full")
-            plot(folder / place / f"{program}.png", found)
-            (folder / other / f"{program}.png").unlink(missing_ok=True)
+            plot(folder / place / f"{shared}.png", found)
+            (folder / other / f"{shared}.png").unlink(missing_ok=True)
 
 
 def update(folder: Path, to: Path) -> None:

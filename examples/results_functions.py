@@ -9,7 +9,7 @@ from typing import Any
 
 from . import paper_figures as paper
 from .experiment import TITLES, spread
-from .paper_table import EXPERIMENTS, ablation_stem
+from .paper_table import EXPERIMENTS, WIDE, ablation_stem
 from .results_judge import printed
 from .results_rows import HIGH, PAIRED, activations, fitted, from_99, on_training_points
 from .results_tables import (
@@ -26,7 +26,10 @@ from .results_tables import (
 )
 from .variability import TITLES as KINDS
 
-APPROXIMATIONS = [experiment.stem for experiment in EXPERIMENTS if experiment.program == "approximation"]
+APPROXIMATIONS = sorted(
+    (experiment.stem for experiment in EXPERIMENTS if experiment.program == "approximation"),
+    key=lambda stem: ("-width" in stem, "sgd" in stem, int(stem.partition("-width")[2] or 0)),
+)
 NEAR = 1.6  # times the paper's error
 
 
@@ -315,8 +318,14 @@ def other_widths(cells: Cells, wide: Sequence[str]) -> str:
         for inputs, pairs in paper.APPROXIMATION.items()
         for pair in pairs
     ]
-    columns = ["inputs", "teacher by student", *(stem.removeprefix("approximation-") for stem in wide)]
+    columns = ["inputs", "teacher by student", *map(of_width, wide)]
     return f"\nThe paper has plots for the widths 30 to 100. RMSE of ours:\n\n{table(columns, rows)}"
+
+
+def of_width(stem: str) -> str:
+    """Returns the head of the column of a width: 'width 30', 'width 30, SGD'."""
+    name, _, width = stem.partition("-width")
+    return f"width {width}{', SGD' if name.endswith('-sgd') else ''}"
 
 
 def approximation(results: Results) -> str:
@@ -325,6 +334,8 @@ def approximation(results: Results) -> str:
     if not files:
         return ""
     cells = {(stem, row["inputs"], row["pair"]): row for stem, found in files.items() for row in found["results"]}
+    wide = [stem for stem in files if "-width" in stem]
+    over_width = "\n" + results.pictures([WIDE], "RMSE over width") + "\n" if wide else ""
     sweeps = []
     for stem, found in files.items():
         own = found["settings"]
@@ -338,9 +349,9 @@ and optimizer with the least test error of it; 'at one setting' is the optimizer
 over all seeds. 'Training' is the error on the 2,000 points that were learnt, at the end, by the optimizer with the
 lower mean on the 10,000 test points. Width 50:
 
-{main_width(results, cells)}{other_widths(cells, [stem for stem in files if "-width" in stem])}
+{main_width(results, cells)}{other_widths(cells, wide)}
 {chr(10).join(sweeps)}
 
 {results.commands()}
-{results.pictures(files, "RMSE of each pair", columns=2)}
-"""
+{results.pictures(PAIRED, "RMSE of each pair", columns=2)}
+{over_width}"""

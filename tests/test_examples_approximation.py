@@ -91,3 +91,30 @@ def test_approximation(tmp_path, monkeypatch):
         assert row["networks"] == 4
         assert len(row["RMSE of each setting"]) == 2
     assert (tmp_path / "approximation-width8.png").stat().st_size > 5_000
+
+
+def test_plot_over_width(tmp_path, monkeypatch):
+    """Widths come in their order; a pair that diverged has no point, one seed no bar, and one setting a hollow mark."""
+    figures = []
+    monkeypatch.setattr(approximation, "save_plot", lambda figure, path: figures.append(figure))
+
+    def result(rates, *errors):
+        cells = [
+            {"inputs": n, "pair": " by ".join(pair), "RMSE, mean and spread": error}
+            for n in (2, 4)
+            for pair, error in zip(approximation.PAIRS, errors, strict=True)
+        ]
+        return {"settings": {"rates": rates, "decays": [0]}, "results": cells}
+
+    sure, single, diverged = [0.02, 0.01], [0.03, None], [None, None]
+    wide, narrow = result([0.1], sure, sure, single, diverged), result([0.1, 0.01], sure, sure, sure, sure)
+    approximation.plot_widths(tmp_path / "plot.png", {"100": wide, "30": narrow})
+    panels = figures[0].axes
+    assert [panel.get_title() for panel in panels] == ["2 inputs", "4 inputs"]
+    for panel in panels:
+        assert panel.get_xticks().tolist() == [30, 100]
+        curves = [[*line.get_ydata()] for line in panel.lines if line.get_linestyle() == "-" and len(line.get_ydata())]
+        assert curves == [[0.02, 0.02], [0.02, 0.02], [0.02, 0.03], [0.02]]
+        marks = [bar.lines[0].get_markerfacecolor() for bar in panel.containers]
+        assert [mark == "white" for mark in marks] == [False, True, False, True, False, True, False]
+    assert "one rate and decay" in [text.get_text() for text in figures[0].legends[0].get_texts()]

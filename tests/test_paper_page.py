@@ -276,9 +276,6 @@ def test_names_and_figures_are_those_of_the_programs():
     assert list(results_rows_data.MIXERS) == list(paper_figures.MIXERS)
 
 
-DRAW_ONE = ("ablation", "heatmap", "variability")  # programs that draw one plot of all their networks
-
-
 def test_all_plots_are_shown_and_small():
     """Each result has its plot beside it, and each plot is on the page."""
     text = (ROOT / "docs" / "results.md").read_text()
@@ -287,12 +284,13 @@ def test_all_plots_are_shown_and_small():
     for plot in plots:
         assert f"(../{plot.relative_to(ROOT)})" in text
         assert plot.stat().st_size <= 100_000
+    experiments = {experiment.stem: experiment for experiment in paper.EXPERIMENTS}
     for file in paper.RESULTS.glob("*/*.json"):
-        program = json.loads(file.read_text())["command"].split()[2].partition(".")[2]
-        if program in DRAW_ONE and "about" not in file.stem:
-            assert any((paper.RESULTS / kind / f"{program}.png").exists() for kind in ("full", "reduced"))
-        elif program not in ("speed", "heatmap"):
-            assert file.with_suffix(".png").exists()
+        experiment = experiments[file.stem]
+        if experiment.shared:
+            assert any((paper.RESULTS / kind / f"{experiment.shared}.png").exists() for kind in ("full", "reduced"))
+        else:
+            assert file.with_suffix(".png").exists() == experiment.has_plot
 
 
 @pytest.mark.parametrize("stem", list(paper_figures.CHECKERBOARD))

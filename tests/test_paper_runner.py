@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -171,6 +172,27 @@ def test_an_interrupt_ends_what_runs_and_starts_nothing(tmp_path):
     assert not queued.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int(running.read_text()), 0)
+
+
+def test_sigterm_ends_what_runs(tmp_path):
+    """As `kill` and batch systems send it."""
+    file = tmp_path / "started"
+    child = f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    text = f"""
+import sys
+from examples import options, paper
+options.run_program(lambda: paper.run([paper.Call("a", [sys.executable, "-c", {child!r}])], 1, lambda: None))
+"""
+    program = subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (file.exists() and file.read_text()):
+        assert program.poll() is None
+        time.sleep(0.01)
+    program.terminate()
+    _, told = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert "interrupted; the same command goes on" in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
 
 
 def test_a_failure_starts_nothing_and_lets_the_neighbour_end(tmp_path, capsys):

@@ -77,7 +77,8 @@ def test_every_row_has_one_verdict(name, tmp_path):
     assert sum(results_verdicts.counts(rows)[1:]) == results_verdicts.counts(rows)[0] == sum(FIGURES.values())
     assert all(row.run or row.verdict.startswith(("not run", "equal", "disagrees")) for row in rows)
     if name == "reduced":
-        assert not [row for row in rows if row.run == "full"]
+        full = {row.where for row in rows if row.run == "full"}
+        assert full == {"over depth, v1: variability"}  # random networks, which do not train
     if name == "all diverged":
         kinds = {results_verdicts.kind(row) for row in rows if row.where.startswith(("approximation", "regression, R"))}
         assert kinds == {"outside, worse", "disagrees", "not run"} or kinds == {"outside, worse", "disagrees"}

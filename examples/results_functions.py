@@ -176,17 +176,24 @@ def at_random(kinds: Kinds) -> str:
 
 
 def trained(kinds: Kinds) -> str:
-    """Returns the table of networks that have learnt."""
+    """Returns the table of networks that have learnt, a row for each depth, and how each kind was run."""
+    depths = sorted({row["depth"] for found in kinds.values() for row in found["learnt"]})
+    shown = [{row["depth"]: row for row in found["learnt"]} for found in kinds.values()]
     rows = []
+    for depth in depths:
+        rows.append([str(depth)])
+        for learnt in shown:
+            row = learnt.get(depth)
+            loss = averaged(row["loss"], ".2g", lower=True) if row else "not run"
+            rows[-1] += [str(row["width"]) if row else "", loss]
+    columns = [column for kind in kinds for column in (f"width of {KINDS[kind]}", "lowest loss")]
+    runs = []
     for kind, found in kinds.items():
         own = found["settings"]
         rates = ", ".join(f"{rate:g}" for rate in own["rates"])
-        about = [f"{own['iterations']:,}", str(own["seeds"]), rates, setting(found, DRAWN)]
-        for row in found["learnt"]:
-            loss = averaged(row["loss"], ".2g", lower=True)
-            rows.append([KINDS[kind], f"{row['depth']} x {row['width']}", f"{row['parameters']:,}", loss, *about])
-    columns = ["network, trained", "layers", "parameters", "lowest loss", "iterations", "seeds", "best of rates", "run"]
-    return table(columns, rows)
+        sweep = f"{own['iterations']:,} iterations, {own['seeds']} seeds, the best of the rates {rates}"
+        runs.append(f"- {KINDS[kind]}: {sweep}; {setting(found, DRAWN)}")
+    return f"{table(['hidden layers, trained', *columns], rows)}\n{chr(10).join(runs)}\n"
 
 
 def starts(kinds: Kinds) -> str:

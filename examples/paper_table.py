@@ -7,7 +7,6 @@ from pathlib import Path
 
 from . import paper_figures as paper
 
-BEYOND = "in no part, left to `make paper-full`"
 SHARED = ("ablation", "heatmap", "variability")  # programs whose experiments share a plot
 WIDE = "approximation-widths"  # the plot that the approximations share whose width is not that of the main figure
 
@@ -61,7 +60,12 @@ class Experiment:
         if self.part is not None:
             data = ", which needs data that are not included" if self.needed else ""
             return f"part {self.part} has not run (`make paper-part PART={self.part}`){data}"
-        return "data are not included" if self.needed else BEYOND
+        return "data are not included" if self.needed else f"in no part, left to `{self.left_to}`"
+
+    @property
+    def left_to(self) -> str:
+        """The command that runs it where no part has it."""
+        return "make paper-full" if self.reduced is None else "make paper"
 
 
 def ablation_stem(model: str) -> str:

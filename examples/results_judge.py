@@ -47,7 +47,7 @@ def missing(where: str, what: str, figure: str, stem: str) -> Row:
     """Returns the row of an experiment without a result: why there is none."""
     (experiment,) = (e for e in EXPERIMENTS if e.stem == stem)
     if experiment.part is None:
-        why = "data are not included" if experiment.needed else "left to `make paper-full`"
+        why = "data are not included" if experiment.needed else f"left to `{experiment.left_to}`"
     else:
         why = f"part {experiment.part}"
     return Row(where, what, figure, verdict=f"not run: {why}")

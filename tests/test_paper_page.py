@@ -141,10 +141,12 @@ def test_depths_of_full_and_reduced_runs_in_one_page(tmp_path):
     text = section(results.page(tmp_path), "Variability")
     heads = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "| start" in line]
     assert heads == [["network", "start", "5", "15"], ["network", "start", "2", "5", "10", "45"]]
-    assert text.count("4 of 8 depths") == 2 * (4 + 4)
     assert text.count("| short run: 4 of 8 depths ") == 4 + 4  # at random: no matter how many rates
-    assert text.count("| short run: 3 of 4 rates, 4 of 8 depths ") == 4 + 4
-    assert text.count("2 of 8 depths") == 2 * 2
+    assert text.count("; short run: 3 of 4 rates, 4 of 8 depths\n") == 2  # trained: a line for each kind
+    assert text.count("4 of 8 depths") == 4 + 4 + 2
+    assert text.count("2 of 8 depths") == 2 + 1
+    losses = [line for line in text.splitlines() if line.count("not run") and line.startswith("| ")]
+    assert [line.split()[1] for line in losses] == ["2", "10", "15", "27", "35", "45"]  # depths that not all have
 
 
 def test_errors_on_the_training_points(tmp_path):

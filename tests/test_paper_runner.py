@@ -109,7 +109,8 @@ def test_why_there_is_no_result():
     wanted = "part 2 has not run (`make paper-part PART=2`), which needs data that are not included"
     assert why["regression-skillcraft-0.2-whole"] == wanted
     assert why["images-stl10-han16"] == "data are not included"
-    assert why["approximation-width40"] == why["digits"] == "in no part, left to `make paper-full`"
+    assert why["approximation-width40"] == why["digits"] == "in no part, left to `make paper`"
+    assert why["approximation-sgd-width40"] == "in no part, left to `make paper-full`"
 
 
 def test_ten_seeds():

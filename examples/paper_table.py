@@ -154,7 +154,7 @@ EXPERIMENTS = [
     # Part 1: the board and what HanNet is made of.
     board("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 1, 630),
     noisy("hannet", "--seeds 10 --rates 0.025 0.05 0.075", "", 630),
-    noisy("fcnet1", "--rates 0.025 --iterations 20000", "--rates 0.005 0.01 0.025 0.05", 1390),
+    noisy("fcnet1", "--rates 0.005 --iterations 20000", "--rates 0.005 0.01 0.025 0.05", 1390),
     ablation("han-maxmin", HAN, 1780),
     ablation("han-groupsort", HAN, 1640),
     ablation("orth-abs", DEEP, 1420),
@@ -170,7 +170,7 @@ EXPERIMENTS = [
     # Part 3: the dense networks of the board, and times.
     Experiment("speed", "speed", "--iterations 20000 --seeds 1", "--seeds 5", 3, 1100, alone=True),
     board("fcnet2", None, DENSE, 3, 2430),
-    board("fcnet1", "--rates 0.025 0.05", DENSE, 3, 1390),
+    board("fcnet1", "--rates 0.01", DENSE, 3, 1390),
     board("fcnet3", None, "--rates 0.01", 3, 2800),  # of FCNet2's ten seeds nine took it
     # Part 4: depth, and approximation at other widths.
     variability("fc-abs", 2600),

@@ -28,7 +28,7 @@ from torch.testing._internal.common_modules import (  # noqa: E402
 )
 from torch.testing._internal.common_utils import TestCase, TestGradients, noncontiguous_like  # noqa: E402
 from torch.testing._internal.opinfo import core  # noqa: E402
-from torch.testing._internal.opinfo.core import DecorateInfo, ErrorInput, OpInfo, SampleInput  # noqa: E402
+from torch.testing._internal.opinfo.core import ErrorInput, OpInfo, SampleInput  # noqa: E402
 from torch.testing._internal.optests import aot_autograd_check, fake_check, generate_opcheck_tests  # noqa: E402
 
 hypothesis.settings.load_profile(_profile)
@@ -50,7 +50,6 @@ for _module in (common_utils, core):
 setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
 
 __all__ = [
-    "DecorateInfo",
     "ErrorInput",
     "ErrorModuleInput",
     "FunctionInput",

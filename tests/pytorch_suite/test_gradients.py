@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from .machinery import (
@@ -57,7 +56,7 @@ class TestCompositeCompliance(TestCase):
     """An op sees a tensor only through the dispatcher: any of its arguments may be a subclass without memory."""
 
     def _sample(self, op: Any, device: Any, dtype: torch.dtype, requires_grad: bool) -> tuple[SampleInput, list[Any]]:
-        """Returns a sample and its arguments; of the backward one that is given no b, as there are 2^n mixtures."""
+        """Returns a sample and its arguments; of the backward one without b or y, as there are 2^n mixtures."""
         samples = list(op.sample_inputs(device, dtype, requires_grad))
         sample = samples[-1 if "backward" in op.name else 0]
         return sample, [sample.input, *sample.args]
@@ -75,7 +74,6 @@ class TestCompositeCompliance(TestCase):
             op.get_op(), args, sample.kwargs, sample.output_process_fn_grad, op.gradcheck_wrapper, self.assertEqual
         )
 
-    @pytest.mark.thorough("every mixture of tensors and subclasses")
     @ops(op_db, allowed_dtypes=F32)
     def test_forward_ad(self, device, dtype, op):
         sample, args = self._sample(op, device, dtype, True)

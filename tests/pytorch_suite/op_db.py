@@ -330,7 +330,7 @@ op_db: list[OpInfo] = [
     backward_info("grouped", [(Case((2, 3, 4), 2, groups=2), [False, True, True])]),
     backward_info("chain", [(CHAINS[0], [True] * 3)]),
 ]
-# For mixtures of tensors and subclasses, 2^n of them: the backward, which has the most tensors, is without b or y.
+# For derivatives of mixtures of tensors and subclasses, 2^n or 4^n of them: the backward is without b or y.
 mixed_db: list[OpInfo] = [
     *(info for info in op_db if "backward" not in info.name),
     backward_info("without_b", [(Case((2, 2, 3), 2, groups=2, bias=False), [True, True, False])]),

@@ -60,7 +60,7 @@ class TestCompositeCompliance(TestCase):
         sample = next(iter(op.sample_inputs(device, dtype, requires_grad)))
         return sample, [sample.input, *sample.args]
 
-    @ops(mixed_db, allowed_dtypes=F32)
+    @ops(op_db, allowed_dtypes=F32)
     def test_operator(self, device, dtype, op):
         sample, args = self._sample(op, device, dtype, False)
         composite_compliance.check_with_mode(op, args, sample.kwargs, self.assertEqual)
